@@ -1,0 +1,58 @@
+"""An evaluation: what one assignment measured, or why it could not be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mpsearch.core.assignment import Assignment
+
+Identity = tuple[str, str, str | None, str, float]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an evaluation has no measures. `kind` is `error`, `nan`, `timeout` or `memory`."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of scoring one assignment on one split.
+
+    Args:
+        assignment: what was scored.
+        measures: finite numbers by name; empty if it failed. Units stand in the names.
+        stderr: standard error of those measures that are means over samples.
+        split: `validation` or `test`.
+        fidelity: share of the split's batches that was scored, in (0, 1].
+        n: samples scored.
+        variant: shape of the model (its width), `base` unless the space varies it.
+        recipe: digest of the finetuning, None for post-training quantization.
+        asked_by: `baseline`, `uniform`, `start` or the driver's name.
+        seconds: wall time the evaluation took, costs included.
+    """
+
+    assignment: Assignment
+    measures: Mapping[str, float] = field(default_factory=dict)
+    stderr: Mapping[str, float] = field(default_factory=dict)
+    split: str = "validation"
+    fidelity: float = 1.0
+    n: int = 0
+    variant: str = "base"
+    recipe: str | None = None
+    asked_by: str = ""
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+    @property
+    def key(self) -> str:
+        """Digest of the assignment."""
+        return self.assignment.key
+
+    @property
+    def identity(self) -> Identity:
+        """Two evaluations of the same identity are the same measurement."""
+        return (self.variant, self.key, self.recipe, self.split, self.fidelity)

@@ -1,0 +1,44 @@
+"""A site: one place in a model where numbers can be narrowed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a site's values are. Rules of a space select sites by role, quantizers choose defaults by it."""
+
+    WEIGHT = "weight"
+    EMBEDDING = "embedding"
+    ACTIVATION = "activation"
+    FEATURE = "feature"
+    MESSAGE = "message"
+    ATTENTION = "attention"
+    AGGREGATE = "aggregate"
+    SCORE = "score"
+    PROB = "prob"
+    CACHE = "cache"
+    STATE = "state"
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether the values are stored with the model (weights), not made while it runs (activations)."""
+        return self in (Role.WEIGHT, Role.EMBEDDING)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place whose precision can be chosen.
+
+    Args:
+        name: readable and stable: a parameter's name, or `module:part` (`stem:in`, `enc.0.attn:probs`).
+        role: what the values are.
+        shape: of the parameter, or of the value for one batch as exported (batch axis included).
+        axis: the output-channel axis of a parameter; the channel axis of a value. Per-channel grids run along it.
+    """
+
+    name: str
+    role: Role
+    shape: tuple[int, ...]
+    axis: int = 0

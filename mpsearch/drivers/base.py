@@ -1,0 +1,76 @@
+"""The interface of a search driver, and of the session it searches in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.goal import Goal
+from mpsearch.core.space import Space
+
+
+class SearchOver(Exception):  # noqa: N818 - an end, not an error
+    """Raised by `Session.evaluate` when the budget is spent, time is up or the space is exhausted."""
+
+
+class Session(ABC):
+    """What a driver sees of a run: the space, the goals, and one way to have assignments scored."""
+
+    space: Space
+    goals: tuple[Goal, ...]
+    seed: int
+
+    @property
+    @abstractmethod
+    def evaluations(self) -> Sequence[Evaluation]:
+        """Full validation evaluations so far, in ledger order, float and uniform controls first."""
+
+    @property
+    @abstractmethod
+    def budget_left(self) -> int | None:
+        """Distinct evaluations that may still be made; None if only time limits the run."""
+
+    @abstractmethod
+    def evaluate(self, assignments: Sequence[Assignment]) -> list[Evaluation]:
+        """Score `assignments` on the validation split, in the order given; what the ledger holds costs nothing.
+
+        Each result is on disk before the next is computed. Raises `SearchOver` when the run has come to its end,
+        after recording what the budget still allowed; a driver needs no other stopping rule.
+        """
+
+
+class Driver(ABC):
+    """A search method. It owns its loop, never the evaluation.
+
+    A run is resumed by running the driver again with the same seed, the session answering from the ledger. So a
+    driver may use nothing but the seed, the space, the goals and what `evaluate` returned.
+    """
+
+    @abstractmethod
+    def search(self, session: Session) -> None:
+        """Evaluate until `SearchOver` is raised, or return earlier when the method has nothing left to ask."""
+
+
+class AskTell(Driver):
+    """A driver as a pair of questions: which next, and here is what they scored."""
+
+    batch: int = 1
+
+    @abstractmethod
+    def start(self, session: Session) -> None:
+        """Prepare for a search; called once, before the first `ask`."""
+
+    @abstractmethod
+    def ask(self, n: int) -> list[Assignment]:
+        """At most `n` assignments of the space; an empty list ends the search."""
+
+    @abstractmethod
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        """The outcome of the last `ask`, in its order, failures included."""
+
+    def search(self, session: Session) -> None:
+        self.start(session)
+        while asked := self.ask(self.batch):
+            self.tell(session.evaluate(asked))

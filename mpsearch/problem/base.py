@@ -1,0 +1,29 @@
+"""A problem: a space of assignments and a way to score them. What a session needs, and no more."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.space import Space
+
+
+class Problem(ABC):
+    """Scores assignments. `ModelProblem` is the real one, `mpsearch.testing.toy` has one with a known front."""
+
+    space: Space
+
+    @abstractmethod
+    def costs(self, assignment: Assignment) -> dict[str, float]:
+        """Measures that follow from the assignment by arithmetic (`memory_bytes`, ...): no forward pass."""
+
+    @abstractmethod
+    def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
+        """Score each assignment, costs included, yielding in the given order as results become known.
+
+        The result of an assignment does not depend on what else is evaluated, before or with it. An objective that
+        raises or gives NaN yields an evaluation with a `failure`. Assignments that share a prefix of the space's
+        choices are cheapest next to each other.
+        """
