@@ -14,6 +14,13 @@ class Problem(ABC):
     """Scores assignments. `ModelProblem` is the real one, `mpsearch.testing.toy` has one with a known front."""
 
     space: Space
+    fingerprint: str
+    """Digest of what is searched (the float weights). A run is never resumed on another."""
+
+    @property
+    @abstractmethod
+    def forwards(self) -> float:
+        """Work done so far, in float forwards of the validation split (MACs computed over MACs of a forward)."""
 
     @abstractmethod
     def costs(self, assignment: Assignment) -> dict[str, float]:

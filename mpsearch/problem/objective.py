@@ -5,8 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -38,6 +37,9 @@ class Objective(ABC):
     `__init__` and do no heavy work there. Calibration, validation and test data must be disjoint.
     """
 
+    trains: ClassVar[bool] = False
+    """Whether `model` trains on first use. Its weights are then kept with the run, so that a resume finds the same."""
+
     @abstractmethod
     def model(self) -> nn.Module:
         """The trained float model. The same weights whenever it is called."""
@@ -62,15 +64,3 @@ class Objective(ABC):
         """Training loss of one batch (a scalar), for methods that need gradients."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss; methods that train need one.")
 
-
-@dataclass(frozen=True)
-class Places:
-    """Where an objective may read and write.
-
-    Args:
-        data: folder of data sets that the user has (`data_root` or `MPSEARCH_DATA`), or None.
-        cache: folder for what is trained or downloaded on first use.
-    """
-
-    data: Path | None
-    cache: Path
