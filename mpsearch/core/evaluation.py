@@ -31,7 +31,7 @@ class Evaluation:
         n: samples scored.
         variant: shape of the model (its width), `base` unless the space varies it.
         recipe: digest of the finetuning, None for post-training quantization.
-        asked_by: `baseline`, `uniform`, `start` or the driver's name.
+        asked_by: `baseline`, the uniform control's name (`uniform 4`), `start` or the driver's name.
         seconds: wall time the evaluation took, costs included.
     """
 

@@ -33,9 +33,13 @@ class Format:
         """Read `scheme bits[:option ...]`. Raises `BadInput` on any other text."""
         match = _TEXT.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise BadInput(f"format {text!r} is not of the form 'scheme bits[:option...]'; for example int4, int8:affine.")
+            raise BadInput(
+                f"format {text!r} is not of the form 'scheme bits[:option...]'; for example int4, int8:affine."
+            )
         bits = float(match["bits"])
-        return cls(match["scheme"], int(bits) if bits.is_integer() else bits, tuple(match["options"].split(":")[1:]))
+        return cls(
+            match["scheme"], int(bits) if bits.is_integer() else bits, tuple(match["options"].split(":")[1:])
+        )
 
     def __str__(self) -> str:
         return ":".join((f"{self.scheme}{self.bits:g}", *self.options))

@@ -45,7 +45,9 @@ def hypervolume(losses: Losses) -> float:
         best = np.minimum.accumulate(points[:, 0])
         return float(((1.0 - best) * np.diff(edges)).sum())
     return math.fsum(
-        (edges[i + 1] - edges[i]) * hypervolume(points[: i + 1, :-1]) for i in range(len(points)) if edges[i + 1] > edges[i]
+        (edges[i + 1] - edges[i]) * hypervolume(points[: i + 1, :-1])
+        for i in range(len(points))
+        if edges[i + 1] > edges[i]
     )
 
 
@@ -61,7 +63,9 @@ class Scale:
     worst: tuple[float, ...]
 
     @classmethod
-    def of(cls, evaluations: Iterable[Evaluation], controls: Iterable[Evaluation], goals: Sequence[Goal]) -> Scale:
+    def of(
+        cls, evaluations: Iterable[Evaluation], controls: Iterable[Evaluation], goals: Sequence[Goal]
+    ) -> Scale:
         """Ideal over all `evaluations`, worst over the `controls` (float and uniform); failed ones are ignored."""
         good = np.array([[g.loss(e.measures) for g in goals] for e in evaluations if e.failure is None])
         bad = np.array([[g.loss(e.measures) for g in goals] for e in controls if e.failure is None])
@@ -80,7 +84,11 @@ class Scale:
         ideal, worst = self.ideal[j], self.worst[j]
         if self.goals[j].on_log_scale:
             tiny = np.finfo(float).tiny
-            losses, ideal, worst = np.log2(np.maximum(losses, tiny)), math.log2(max(ideal, tiny)), math.log2(max(worst, tiny))
+            losses, ideal, worst = (
+                np.log2(np.maximum(losses, tiny)),
+                math.log2(max(ideal, tiny)),
+                math.log2(max(worst, tiny)),
+            )
         span = worst - ideal
         return (losses - ideal) / span if span > 0 else np.where(losses <= ideal, 0.0, 1.0)
 
@@ -103,7 +111,10 @@ class Front:
 
     @classmethod
     def of(
-        cls, evaluations: Iterable[Evaluation], goals: Sequence[Goal], baseline: Mapping[str, float] | None = None
+        cls,
+        evaluations: Iterable[Evaluation],
+        goals: Sequence[Goal],
+        baseline: Mapping[str, float] | None = None,
     ) -> Front:
         """The front of `evaluations`; failed ones are ignored. `baseline` holds the float model's measures.
 
@@ -148,11 +159,20 @@ class Front:
             found = [e for e in self.members if e.key.startswith(rest)]
             if len(found) == 1:
                 return found[0]
-            raise BadInput(f"pick {text!r} matches {len(found)} of {len(self.members)} members; give a unique prefix.")
+            raise BadInput(
+                f"pick {text!r} matches {len(found)} of {len(self.members)} members; give a unique prefix."
+            )
         if text.isdecimal() and int(text) < len(self.members):
             return self.members[int(text)]
         rows = f"a row from 0 to {len(self.members) - 1}"
-        raise BadInput(f"pick {text!r} is not understood; write knee, best:GOAL, cheapest:GOAL, key:PREFIX or {rows}.")
+        raise BadInput(
+            f"pick {text!r} is not understood; write knee, best:GOAL, cheapest:GOAL, key:PREFIX or {rows}."
+        )
+
+
+def is_feasible(evaluation: Evaluation, goals: Sequence[Goal], baseline: Mapping[str, float]) -> bool:
+    """Whether `evaluation` succeeded and meets every limit."""
+    return evaluation.failure is None and _miss(evaluation, goals, baseline) == 0.0
 
 
 def _miss(evaluation: Evaluation, goals: Sequence[Goal], baseline: Mapping[str, float]) -> float:

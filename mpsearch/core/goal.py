@@ -41,7 +41,11 @@ class Limit:
         """The number to compare with, given the float model's measure."""
         if self.op is None:
             return self.number
-        return baseline * self.number if self.op == "*" else baseline + (self.number if self.op == "+" else -self.number)
+        return (
+            baseline * self.number
+            if self.op == "*"
+            else baseline + (self.number if self.op == "+" else -self.number)
+        )
 
     def excess(self, value: float, baseline: float) -> float:
         """How far `value` is on the wrong side, in the measure's unit; 0 where the limit holds."""
@@ -49,7 +53,8 @@ class Limit:
         return max(0.0, over if self.sense == "<=" else -over)
 
     def __str__(self) -> str:
-        return f"{self.sense} {self.number:g}" if self.op is None else f"{self.sense} baseline {self.op} {self.number:g}"
+        number = repr(self.number).removesuffix(".0")
+        return f"{self.sense} {number}" if self.op is None else f"{self.sense} baseline {self.op} {number}"
 
 
 @dataclass(frozen=True)

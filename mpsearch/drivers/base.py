@@ -11,7 +11,7 @@ from mpsearch.core.goal import Goal
 from mpsearch.core.space import Space
 
 
-class SearchOver(Exception):  # noqa: N818 - an end, not an error
+class SearchOver(Exception):
     """Raised by `Session.evaluate` when the budget is spent, time is up or the space is exhausted."""
 
 

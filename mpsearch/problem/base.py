@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 
 
@@ -16,6 +18,17 @@ class Problem(ABC):
     space: Space
     fingerprint: str
     """Digest of what is searched (the float weights). A run is never resumed on another."""
+    sites: Sequence[Site] = ()
+    """Every site of the model in the order of computation, for `sites.json`; those without a choice too."""
+    keeps_weights: bool = False
+    """Whether the float weights are kept with the run, because training them again might give others."""
+
+    def save_weights(self, path: Path) -> None:
+        """Write the float weights to `path`; called only where `keeps_weights`."""
+        raise NotImplementedError(f"{type(self).__name__} has no weights to keep ({path.name}).")
+
+    def forget(self) -> None:  # noqa: B027 - nothing to do where nothing is cached
+        """Drop cached activations, so that the next evaluation is computed anew. Used to check that it repeats."""
 
     @property
     @abstractmethod

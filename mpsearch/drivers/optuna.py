@@ -1,0 +1,94 @@
+"""Optuna as a driver: one categorical parameter per choice, one objective per goal.
+
+Optuna sees option *indices*, so a format may be renamed without changing a study, and *losses*, so nothing here knows
+which goals are maximised. The study lives in memory: the ledger keeps the results, and a resumed run asks the same
+questions again from the seed (`add_trial` would not bring back the random state of a sampler).
+
+Source: Akiba et al., "Optuna: A Next-generation Hyperparameter Optimization Framework", KDD 2019. NSGA-II: Deb et al.,
+IEEE Trans. Evol. Comput. 6(2), 2002. NSGA-III: Deb and Jain, IEEE Trans. Evol. Comput. 18(4), 2014.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import optuna
+from optuna import samplers
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import Trial, TrialState
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import BadInput, nearest
+from mpsearch.core.evaluation import Evaluation
+from mpsearch.drivers.base import AskTell, Session
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+SAMPLERS: dict[str, Callable[[int, int], samplers.BaseSampler]] = {
+    "nsga2": lambda seed, population: samplers.NSGAIISampler(seed=seed, population_size=population),
+    "nsga3": lambda seed, population: samplers.NSGAIIISampler(seed=seed, population_size=population),
+    "tpe": lambda seed, _: samplers.TPESampler(seed=seed),
+    "gp": lambda seed, _: samplers.GPSampler(seed=seed),
+    "qmc": lambda seed, _: samplers.QMCSampler(seed=seed, scramble=True),
+    "random": lambda seed, _: samplers.RandomSampler(seed=seed),
+}
+"""From seed and population to a sampler. TPE and GP model the losses (one costly ask each), the others are cheap."""
+
+_GENETIC = ("nsga2", "nsga3")
+_BATCH = {"tpe": 1, "gp": 1, "qmc": 16, "random": 16}
+
+
+class Optuna(AskTell):
+    """Ask-and-tell search with an Optuna sampler. The controls that were evaluated first are its first questions.
+
+    Args:
+        sampler: a key of `SAMPLERS`. `nsga2` for cheap evaluations or many choices, `tpe` where an evaluation takes
+            seconds, `gp` only for few choices and very slow evaluations.
+        batch: assignments asked before any is told; None for a generation (nsga), 1 (tpe, gp) or 16 (qmc, random).
+        population: size of a generation of nsga2 and nsga3; None for an eighth of the budget, between 10 and 50.
+    """
+
+    def __init__(
+        self, sampler: str = "nsga2", batch: int | None = None, population: int | None = None
+    ) -> None:
+        if sampler not in SAMPLERS:
+            raise BadInput(f"unknown sampler {sampler!r}.{nearest(sampler, SAMPLERS)}")
+        if batch is not None and batch < 1:
+            raise BadInput(f"batch={batch} is not possible; at least 1 assignment is asked at once.")
+        if population is not None and sampler not in _GENETIC:
+            raise BadInput(
+                f"population={population} belongs to {' and '.join(_GENETIC)}, not to {sampler!r}."
+            )
+        if population is not None and population < 2:
+            raise BadInput(f"population={population} is not possible; a generation has at least 2 members.")
+        self._sampler, self._batch, self._population = sampler, batch, population
+
+    def start(self, session: Session) -> None:
+        self._space, self._goals = session.space, session.goals
+        left = session.budget_left
+        population = self._population or (30 if left is None else min(50, max(10, left // 8)))
+        self.batch = self._batch or _BATCH.get(self._sampler, population)
+        self._options: dict[str, BaseDistribution] = {
+            c.name: CategoricalDistribution(range(len(c.options))) for c in self._space.choices
+        }
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)  # NSGA-III, since 3.2
+            sampler = SAMPLERS[self._sampler](session.seed, population)
+        self._study = optuna.create_study(directions=["minimize"] * len(self._goals), sampler=sampler)
+        for known in session.evaluations:
+            if known.failure is None and known.assignment in self._space:
+                indices = self._space.encode(known.assignment)
+                self._study.enqueue_trial(dict(zip(self._options, indices, strict=True)))
+
+    def ask(self, n: int) -> list[Assignment]:
+        self._pending: list[Trial] = [self._study.ask(self._options) for _ in range(n)]
+        return [self._space.decode([trial.params[name] for name in self._options]) for trial in self._pending]
+
+    def tell(self, evaluations: Sequence[Evaluation]) -> None:
+        for trial, done in zip(self._pending, evaluations, strict=True):
+            if done.failure is None:
+                self._study.tell(trial, [goal.loss(done.measures) for goal in self._goals])
+            else:
+                self._study.tell(trial, state=TrialState.FAIL)

@@ -1,0 +1,249 @@
+"""A run from its spec to its files, and the same run taken up again.
+
+Order: the float baseline, the uniform controls, `start`, then the driver until the budget ends; then the members of
+the front and the controls once on the test split; then the files, all of which follow from the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from fnmatch import fnmatchcase
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import BadInput, MpsearchError
+from mpsearch.core.format import Format
+from mpsearch.core.space import Choice, Space
+from mpsearch.drivers.base import Driver, SearchOver
+from mpsearch.engine.folder import Folder
+from mpsearch.engine.load import assemble
+from mpsearch.engine.progress import LiveProgress, RunLog
+from mpsearch.engine.result import RunResult
+from mpsearch.engine.session import FLOAT, LedgerSession
+from mpsearch.engine.stop import Stop
+from mpsearch.ledger.ledger import Ledger
+from mpsearch.problem.base import Problem
+from mpsearch.spec import registry
+from mpsearch.spec.load import load_saved, save_spec
+from mpsearch.spec.schema import DriverSpec, Resolved, Spec
+
+Build = Callable[[Spec, Path | None], Problem]
+"""From a spec, and the file of float weights that an earlier sitting kept, to the problem."""
+
+_VERSIONS_OF = ("mpsearch", "numpy", "torch", "optuna", "torch-geometric")
+log = logging.getLogger("mpsearch.run")
+
+
+def run(
+    spec: Spec,
+    folder: Path,
+    *,
+    build: Build | None = None,
+    stop: Stop | None = None,
+    show_progress: bool = True,
+) -> RunResult:
+    """Search as `spec` says and leave everything in `folder`, which must be new or empty.
+
+    Args:
+        build: makes the problem; None for the model that the spec names.
+        stop: holds, afterwards, the signal that ended the run; by default Ctrl-C and SIGTERM end it cleanly.
+        show_progress: on standard error.
+
+    Returns:
+        The result, of status `infeasible` if nothing meets the limits and `interrupted` after a signal.
+
+    Raises:
+        BadInput, ObjectiveFailed, OutOfResources: see `mpsearch.core.errors`. What was evaluated stays in the ledger.
+    """
+    files = Folder(Path(folder))
+    files.create()
+    with RunLog(files.log):
+        problem = (build or _build_model)(spec, None)
+        _start_assignments(problem.space, spec.start)
+        if problem.keeps_weights:
+            files.write(files.weights, problem.save_weights)
+        files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))
+        spec = save_spec(_resolve(spec, problem), files.path)
+        return _sit(files, spec, problem, stop or Stop(), show_progress)
+
+
+def resume(
+    folder: Path, *, build: Build | None = None, stop: Stop | None = None, show_progress: bool = True
+) -> RunResult:
+    """Go on with the run in `folder`: evaluates nothing twice, and ends as if it had never been stopped.
+
+    Raises `BadInput` if there is no run, another process writes it, or its float weights are not the same any more.
+    """
+    files = Folder(Path(folder))
+    spec = load_saved(files.path)
+    with RunLog(files.log):
+        problem = (build or _build_model)(spec, files.weights if files.weights.is_file() else None)
+        recorded = spec.resolved.fingerprint if spec.resolved else ""
+        if problem.fingerprint != recorded:
+            raise BadInput(
+                f"{files.path}: the float weights are not those of the run (fingerprint {problem.fingerprint[:12]}, "
+                f"recorded {recorded[:12]}); bring the weights back, or start a new run."
+            )
+        return _sit(files, spec, problem, stop or Stop(), show_progress)
+
+
+def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress: bool) -> RunResult:
+    """One sitting: from opening the ledger to the files."""
+    began_s = time.monotonic()
+    goals = tuple(goal.goal() for goal in spec.goals)
+    facts = files.front_facts()
+    with ExitStack() as stack:
+        ledger = stack.enter_context(Ledger(files.ledger, spec.sha256, _versions()))
+        recorded_s = sum(
+            e.seconds for e in ledger.evaluations
+        )  # what a killed sitting is known to have taken
+        earlier_s = max(float(facts.get("seconds", 0.0)), recorded_s)
+        log.info("%s: %s evaluations recorded, %s", files.path, len(ledger), _versions())
+        time_s = spec.driver.time_s
+        watchers: list[Callable[..., object]] = []
+        if show_progress:
+            watchers.append(stack.enter_context(LiveProgress(goals, spec.driver.budget, time_s)))
+        stack.enter_context(stop)
+        session = LedgerSession(
+            problem,
+            ledger,
+            goals,
+            spec.seed,
+            budget=spec.driver.budget,
+            deadline_s=None if time_s is None else began_s + max(0.0, time_s - earlier_s),
+            noisy=spec.objective.noisy,
+            stop=stop,
+            observe=lambda evaluation: [watch(evaluation) for watch in watchers],
+        )
+
+        def result(complete: bool) -> RunResult:
+            return assemble(
+                files.path,
+                spec,
+                ledger.evaluations,
+                complete=complete,
+                hits=session.hits,
+                forward_equivalents=float(facts.get("forward_equivalents", 0.0)) + problem.forwards,
+                seconds=earlier_s + time.monotonic() - began_s,
+            )
+
+        try:
+            _search(session, spec, problem.space)
+            if stop.signum is None:
+                found = result(complete=True)
+                session.score_test([found.baseline, *found.uniform.values(), *found.front.members])
+        except SearchOver as end:
+            log.info("%s", end)
+        except MpsearchError:
+            if len(ledger):
+                files.write_front(result(complete=False))
+            raise
+        if not len(ledger):
+            raise BadInput(
+                f"{files.path}: stopped before the float baseline was evaluated; resume it to go on."
+            )
+        found = result(complete=stop.signum is None)
+        files.write_front(found)
+        log.info(
+            "%s: %s on the front, hypervolume %.4f", found.status, len(found.front.members), found.hypervolume
+        )
+    return found
+
+
+def _search(session: LedgerSession, spec: Spec, space: Space) -> None:
+    driver = registry.load("drivers", spec.driver.use)(**spec.driver.options)
+    assert isinstance(driver, Driver)
+    try:
+        session.evaluate_controls(_start_assignments(space, spec.start))
+        session.search_as(spec.driver.use)
+        driver.search(session)
+    except SearchOver as end:
+        log.info("%s", end)
+
+
+def _resolve(spec: Spec, problem: Problem) -> Spec:
+    """`spec` with the driver that `auto` stands for, and with the facts about the problem."""
+    driver = spec.driver
+    if driver.use == "auto":
+        points = problem.space.size + (FLOAT not in problem.space)
+        covered = driver.budget is not None and points <= driver.budget
+        driver = DriverSpec(use="exhaustive" if covered else "optuna", budget=driver.budget, time=driver.time)
+    known = spec.resolved or Resolved(
+        space_file="", space_sha256="", objective_file="", objective_class="", objective_sha256=""
+    )
+    resolved = known.model_copy(update={"fingerprint": problem.fingerprint, "versions": _versions()})
+    return spec.model_copy(update={"driver": driver, "resolved": resolved})
+
+
+def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list[Assignment]:
+    """`start:` of the spec. Of each choice the first glob that matches one of its sites decides; others stay widest.
+
+    Raises `BadInput` on a glob that matches no site of a choice, and on a format that a choice does not offer.
+    """
+    errors: list[str] = []
+    found = []
+    for number, globs in enumerate(start):
+        for glob in globs:
+            if not any(fnmatchcase(site, glob) for choice in space.choices for site in choice.sites):
+                errors.append(
+                    f"start[{number}]: {glob!r} matches no site that has a choice; see mpsearch describe."
+                )
+        picked = []
+        for choice in space.choices:
+            text = next((t for g, t in globs.items() if any(fnmatchcase(s, g) for s in choice.sites)), None)
+            fmt = _widest(choice) if text is None else Format.parse(text)
+            if fmt in choice.options:
+                picked.append(choice.options.index(fmt))
+            else:
+                allowed = ", ".join(map(str, choice.options))
+                errors.append(f"start[{number}]: {choice.name!r} cannot be {text}; allowed: {allowed}.")
+        if not errors:
+            found.append(space.decode(picked))
+    if errors:
+        raise BadInput(*errors)
+    return found
+
+
+def _widest(choice: Choice) -> Format:
+    return max(choice.options, key=lambda fmt: fmt.bits)
+
+
+def _sites(problem: Problem) -> str:
+    """Content of `sites.json`: a list of name, role, shape, and name of the choice that decides it, or null."""
+    choice_of = problem.space.choice_of
+    return json.dumps(
+        [
+            {
+                "name": site.name,
+                "role": str(site.role),
+                "shape": list(site.shape),
+                "choice": choice_of[site.name].name if site.name in choice_of else None,
+            }
+            for site in problem.sites
+        ],
+        indent=1,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _build_model(spec: Spec, weights: Path | None) -> Problem:
+    from mpsearch.problem.build import (
+        build_problem,  # late: it loads torch, which a toy or a replay does without
+    )
+
+    return build_problem(spec, weights)

@@ -1,0 +1,205 @@
+"""The session of a run: answers a driver from the ledger, else has the problem evaluate and records it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from numbers import Integral
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import BadInput, ObjectiveFailed, nearest
+from mpsearch.core.evaluation import Evaluation, Failure
+from mpsearch.core.goal import Goal
+from mpsearch.drivers.base import SearchOver, Session
+from mpsearch.engine.stop import Stop
+from mpsearch.ledger.ledger import Ledger
+from mpsearch.problem.base import Problem
+
+FLOAT = Assignment()
+"""The baseline: every site in float."""
+
+_HITS_IN_A_ROW = 200
+_FAILURES_IN_A_ROW = 10
+
+
+class LedgerSession(Session):
+    """Everything a driver sees follows from what was asked since the session began, so a resumed run repeats itself.
+
+    Whether an answer comes from the ledger of an earlier sitting or from the problem shows nowhere: a first question
+    counts against the budget either way, and only a repeated one is a hit.
+
+    Args:
+        problem: scores assignments.
+        ledger: open for writing; may hold lines of earlier sittings.
+        goals: of the search; each must be a measure of the baseline.
+        seed: for the driver.
+        budget: distinct evaluations, controls included; None if only time limits the run.
+        deadline_s: of the monotonic clock; None if only the budget limits the run.
+        noisy: whether the objective may differ between two evaluations of the same assignment.
+        stop: checked between evaluations.
+        observe: called with each validation evaluation, replayed ones too.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        ledger: Ledger,
+        goals: Sequence[Goal],
+        seed: int,
+        *,
+        budget: int | None = None,
+        deadline_s: float | None = None,
+        noisy: bool = False,
+        stop: Stop | None = None,
+        observe: Callable[[Evaluation], None] = lambda _: None,
+    ) -> None:
+        self.space, self.goals, self.seed = problem.space, tuple(goals), seed
+        self.hits = 0
+        self._problem, self._ledger, self._budget, self._deadline_s = problem, ledger, budget, deadline_s
+        self._noisy, self._stop, self._observe = noisy, stop or Stop(), observe
+        self._known: dict[Assignment, Evaluation] = {}
+        self._asked_by = "baseline"
+        self._lines = sum(e.split == "validation" for e in ledger.evaluations)
+        self._hits_in_a_row = 0
+        self._failures_in_a_row = 0
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        return tuple(self._known.values())
+
+    @property
+    def budget_left(self) -> int | None:
+        return None if self._budget is None else max(0, self._budget - len(self._known))
+
+    def evaluate(self, assignments: Sequence[Assignment]) -> list[Evaluation]:
+        self._refuse_to_go_on(len(self._known))
+        fresh = [a for a in dict.fromkeys(assignments) if a not in self._known]
+        self.hits += len(assignments) - len(fresh)
+        self._hits_in_a_row = 0 if fresh else self._hits_in_a_row + len(assignments)
+        allowed = fresh[: self.budget_left]
+        self._record(sorted(allowed, key=self.space.encode))  # neighbours share the longest prefixes
+        if len(allowed) < len(fresh):
+            raise SearchOver("the budget is spent")
+        if self._hits_in_a_row >= _HITS_IN_A_ROW or (not fresh and self._covered):
+            raise SearchOver("the space is exhausted")
+        return [self._known[a] for a in assignments]
+
+    def evaluate_controls(self, start: Sequence[Assignment] = ()) -> None:
+        """The float baseline, the uniform controls, then `start`.
+
+        Raises `ObjectiveFailed` if the baseline fails or does not repeat itself, `BadInput` if it lacks a goal.
+        """
+        found = self._recorded(FLOAT)
+        if found is None:
+            self._append(found := self._first_baseline())
+        self._known[FLOAT] = found
+        self._observe(found)
+        for name, assignment in self.space.uniform().items():
+            if assignment not in self._known:
+                self.search_as(name)
+                self.evaluate([assignment])
+        self.search_as("start")
+        unknown = [a for a in dict.fromkeys(start) if a not in self._known]
+        if unknown:
+            self.evaluate(unknown)
+
+    def search_as(self, asked_by: str) -> None:
+        """Who asks from now on, for the ledger."""
+        self._asked_by = asked_by
+
+    def score_test(self, chosen: Iterable[Evaluation]) -> None:
+        """Score each of `chosen` on the test split, unless the ledger has it. Not counted against the budget."""
+        unique = {e.assignment: e for e in chosen}
+        missing = [a for a in unique if self._recorded(a, "test") is None]
+        results = self._problem.evaluate(missing, split="test")
+        for assignment in missing:
+            self._refuse_after_signal()
+            self._ledger.append(replace(self._checked(next(results)), asked_by=unique[assignment].asked_by))
+
+    def _first_baseline(self) -> Evaluation:
+        first = self._measure_float()
+        for goal in self.goals:
+            if goal.name not in first.measures:
+                raise BadInput(f"goals: {goal.name!r} is not measured.{nearest(goal.name, first.measures)}")
+        first = self._checked(first)
+        if first.failure is not None:
+            raise ObjectiveFailed(f"the float baseline failed: {first.failure.message}")
+        if not self._noisy:
+            self._problem.forget()
+            second = self._measure_float()
+            differ = [name for name, value in first.measures.items() if second.measures.get(name) != value]
+            if differ:
+                name = differ[0]
+                raise ObjectiveFailed(
+                    f"the objective is not deterministic: the float model gave {name} = {first.measures[name]!r}, "
+                    f"then {second.measures.get(name)!r}. Fix its seeds, or set objective.noisy: true."
+                )
+        return first
+
+    def _measure_float(self) -> Evaluation:
+        done = next(iter(self._problem.evaluate([FLOAT])))
+        if done.failure is not None:
+            raise ObjectiveFailed(f"the float baseline failed: {done.failure.message}")
+        return replace(done, asked_by="baseline")
+
+    def _record(self, assignments: Sequence[Assignment]) -> None:
+        """Answer each from the ledger, else evaluate and append it before the next is begun."""
+        missing = [a for a in assignments if self._recorded(a) is None]
+        results = self._problem.evaluate(missing)
+        for assignment in assignments:
+            done = self._recorded(assignment)
+            new = done is None
+            if done is None:
+                self._refuse_to_go_on(self._lines)
+                done = self._checked(replace(next(results), asked_by=self._asked_by))
+                self._append(done)
+            self._known[assignment] = done
+            self._observe(done)
+            self._failures_in_a_row = self._failures_in_a_row + 1 if done.failure else 0
+            if new and done.failure and self._failures_in_a_row >= _FAILURES_IN_A_ROW:
+                raise ObjectiveFailed(
+                    f"{self._failures_in_a_row} evaluations in a row failed, the last with: {done.failure.message}"
+                )
+
+    def _append(self, done: Evaluation) -> None:
+        self._ledger.append(done)
+        self._lines += 1
+
+    def _recorded(self, assignment: Assignment, split: str = "validation") -> Evaluation | None:
+        return self._ledger.get(Evaluation(assignment, split=split).identity)
+
+    def _checked(self, done: Evaluation) -> Evaluation:
+        """`done` with plain numbers, or as a failure if a measure is not finite or a goal is missing."""
+        if done.failure is not None:
+            return replace(done, measures={}, stderr={})
+        bad = {name: value for name, value in done.measures.items() if not math.isfinite(value)}
+        bad |= {goal.name: math.nan for goal in self.goals if goal.name not in done.measures}
+        if bad:
+            text = ", ".join(f"{name} = {value}" for name, value in bad.items())
+            return replace(
+                done, measures={}, stderr={}, failure=Failure("nan", f"not a finite number: {text}")
+            )
+        return replace(done, measures=_plain(done.measures), stderr=_plain(done.stderr))
+
+    @property
+    def _covered(self) -> bool:
+        if len(self._known) < self.space.size:
+            return False
+        return sum(a in self.space for a in self._known) == self.space.size
+
+    def _refuse_to_go_on(self, spent: int) -> None:
+        self._refuse_after_signal()
+        if self._budget is not None and spent >= self._budget:
+            raise SearchOver("the budget is spent")
+        if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
+            raise SearchOver("the time is up")
+
+    def _refuse_after_signal(self) -> None:
+        if self._stop.signum is not None:
+            raise SearchOver("stopped by a signal")
+
+
+def _plain(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {name: int(x) if isinstance(x, Integral) else float(x) for name, x in numbers.items()}

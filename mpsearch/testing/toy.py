@@ -1,0 +1,145 @@
+"""A problem of 4 choices with 3 formats each whose Pareto front is known: 81 points, no model, microseconds a point.
+
+Every layer loses `sensitivity / 4 ** bits` of accuracy and costs `size * bits / 8` bytes; the loss of two neighbouring
+narrow layers is larger than the sum, so that no choice can be made alone. Latency has its own prices, so that the
+three goals disagree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.evaluation import Evaluation, Failure
+from mpsearch.core.format import Format
+from mpsearch.core.site import Role, Site
+from mpsearch.core.space import Choice, Space
+from mpsearch.problem.base import Problem
+from mpsearch.spec.schema import Spec
+
+SENSITIVITY = (2.4, 0.5, 0.3, 1.6)
+SIZE = (64, 512, 512, 96)
+LATENCY_S = (4e-3, 1e-3, 3e-3, 1e-3)
+OPTIONS = tuple(Format("int", bits) for bits in (2, 4, 8))
+
+
+class Toy(Problem):
+    """Measures `accuracy`, `memory_bytes` and `latency_s` of 4 imagined layers.
+
+    Args:
+        layers: how many of the 4 have a choice; 0 to 4. A space of one point has one option each.
+        options: formats of each choice.
+        fail_every: assignments whose digest is a multiple of this fail (about one in so many); 0 for none.
+        slow_s: seconds each evaluation takes.
+        drift: added to the accuracy at each evaluation, an objective that does not repeat itself.
+        watch: called with each assignment and its split as its evaluation begins.
+    """
+
+    def __init__(
+        self,
+        layers: int = 4,
+        options: Sequence[Format] = OPTIONS,
+        fail_every: int = 0,
+        slow_s: float = 0.0,
+        drift: float = 0.0,
+        watch: Callable[[Assignment, str], None] = lambda assignment, split: None,
+    ) -> None:
+        names = [f"layer{i}.weight" for i in range(layers)]
+        self.space = Space(tuple(Choice(name, (name,), tuple(options)) for name in names))
+        self.sites = tuple(Site(n, Role.WEIGHT, (size,)) for n, size in zip(names, SIZE, strict=False))
+        self.fingerprint = hashlib.sha256(repr((SENSITIVITY, SIZE, LATENCY_S, layers)).encode()).hexdigest()
+        self._fail_every, self._slow_s, self._drift, self._watch = fail_every, slow_s, drift, watch
+        self._count = 0
+
+    @property
+    def forwards(self) -> float:
+        return float(self._count)
+
+    def costs(self, assignment: Assignment) -> dict[str, float]:
+        bits = self._bits(assignment)
+        return {
+            "memory_bytes": sum(int(size * b) // 8 for size, b in zip(SIZE, bits, strict=True)),
+            "latency_s": sum(t * b / 8 for t, b in zip(LATENCY_S, bits, strict=True)),
+        }
+
+    def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
+        for assignment in assignments:
+            began = time.perf_counter()
+            self._count += 1
+            self._watch(assignment, split)
+            time.sleep(self._slow_s)
+            if self._fail_every and assignment and int(assignment.key, 16) % self._fail_every == 0:
+                yield Evaluation(
+                    assignment, split=split, n=100, failure=Failure("error", "the toy fails here")
+                )
+                continue
+            accuracy = (
+                self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
+            )
+            yield Evaluation(
+                assignment,
+                measures={"accuracy": accuracy, **self.costs(assignment)},
+                stderr={"accuracy": 0.01},
+                split=split,
+                n=100,
+                seconds=time.perf_counter() - began,
+            )
+
+    def _accuracy(self, assignment: Assignment) -> float:
+        loss = [s / 4**b for s, b in zip(SENSITIVITY, self._bits(assignment), strict=True)]
+        return 0.98 - sum(loss) - sum(8 * a * b for a, b in zip(loss, loss[1:], strict=False))
+
+    def _bits(self, assignment: Assignment) -> list[float]:
+        return [assignment.at(f"layer{i}.weight").bits for i in range(len(SIZE))]
+
+
+def build(spec: Spec, weights: Path | None = None) -> Toy:
+    """The toy that `spec.objective.options` describes; in place of `mpsearch.problem.build.build_problem`."""
+    del weights
+    return Toy(**spec.objective.options)
+
+
+def true_front(problem: Toy, goals: Mapping[str, bool]) -> set[Assignment]:
+    """Assignments no other dominates, by comparing all pairs. `goals` says of each measure whether more is better.
+
+    Of assignments that measure the same, all are in.
+    """
+    scored = {
+        e.assignment: [-e.measures[g] if more else e.measures[g] for g, more in goals.items()]
+        for e in problem.evaluate(list(problem.space.assignments()))
+    }
+
+    def beaten(losses: list[float]) -> bool:
+        return any(
+            other != losses and all(a <= b for a, b in zip(other, losses, strict=True))
+            for other in scored.values()
+        )
+
+    return {assignment for assignment, losses in scored.items() if not beaten(losses)}
+
+
+GOALS: dict[int, list[dict[str, Any]]] = {
+    1: [{"name": "accuracy", "maximise": True}],
+    2: [{"name": "accuracy", "maximise": True}, {"name": "memory_bytes"}],
+    3: [{"name": "accuracy", "maximise": True}, {"name": "latency_s"}, {"name": "memory_bytes"}],
+}
+"""Goals of a space file, by how many."""
+
+
+def toy_spec(driver: str = "random", *, budget: int = 40, seed: int = 0, goals: int = 2, **more: Any) -> Spec:
+    """A spec of the toy. `more` replaces top-level fields of the space file (`objective`, `driver`, `start`, ...)."""
+    fields: dict[str, Any] = {
+        "schema": "mpsearch.space/1",
+        "name": "toy",
+        "objective": {"use": "toy"},
+        "sites": [{"match": "*", "formats": [str(option) for option in OPTIONS]}],
+        "goals": GOALS[goals],
+        "driver": {"use": driver, "budget": budget},
+        "seed": seed,
+        "tracking": {"enabled": False},
+    }
+    return Spec.model_validate(fields | more)
