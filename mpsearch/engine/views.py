@@ -1,0 +1,279 @@
+"""What every picture, table and tracking run shows of a `RunResult`: named points, bit summaries, plain numbers.
+
+Nothing here is stored: all of it follows from the result and, where the run folder has one, from `sites.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, floor, log2, prod
+from typing import Literal
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.goal import Goal
+from mpsearch.core.site import Role
+from mpsearch.engine.result import RunResult
+
+Kind = Literal["float", "uniform", "mixed"]
+_COST_UNITS = {"_bytes": "B", "_bits": "bits", "_s": "s", "_j": "J"}
+
+
+@dataclass(frozen=True)
+class SiteFacts:
+    """What a summary needs to know of a site. `elements` weighs averages; `choice` names the decision it is tied to."""
+
+    name: str
+    is_parameter: bool
+    elements: int
+    choice: str
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The sites of a run in model order, from `sites.json`, else guessed from the names in the assignments."""
+
+    facts: tuple[SiteFacts, ...]
+
+    @classmethod
+    def of(cls, result: RunResult) -> Sites:
+        """Names without a `:` are taken for parameters, all of one size, where the folder has no `sites.json`."""
+        path = result.folder / "sites.json"
+        if path.is_file():
+            return cls(tuple(map(_facts, json.loads(path.read_text(encoding="utf-8")))))
+        names = dict.fromkeys(name for e in result.evaluations for name in e.assignment)
+        return cls(tuple(SiteFacts(name, ":" not in name, 1, name) for name in names))
+
+    @cached_property
+    def choices(self) -> Mapping[str, SiteFacts]:
+        """One representative site per choice: parameters first, then values, each in model order."""
+        first: dict[str, SiteFacts] = {}
+        for site in sorted(self.facts, key=lambda s: not s.is_parameter):
+            first.setdefault(site.choice, site)
+        return first
+
+    def average_bits(self, assignment: Assignment, parameters: bool) -> float | None:
+        """Code bits per element over the parameters (or over the values), float sites included; None without any."""
+        sites = [s for s in self.facts if s.is_parameter == parameters]
+        elements = sum(s.elements for s in sites)
+        return sum(s.elements * assignment.at(s.name).bits for s in sites) / elements if elements else None
+
+    def bits(self, evaluation: Evaluation) -> tuple[float | None, float | None]:
+        """Average bits of (parameters, values). A recorded `weight_bits` measure is exact, and preferred."""
+        weights = evaluation.measures.get("weight_bits", self.average_bits(evaluation.assignment, True))
+        return weights, self.average_bits(evaluation.assignment, False)
+
+    def summary(self, evaluation: Evaluation) -> str:
+        """Average bits in short: `2.4w 8a`, w for weights and a for activation values."""
+        pairs = zip(self.bits(evaluation), "wa", strict=True)
+        return " ".join(f"{_short(bits)}{letter}" for bits, letter in pairs if bits is not None)
+
+
+def _facts(entry: Mapping[str, object]) -> SiteFacts:
+    name, shape = str(entry["name"]), entry.get("shape") or ()
+    elements = prod(int(n) for n in shape) if isinstance(shape, Iterable) else 1
+    return SiteFacts(name, Role(str(entry["role"])).is_parameter, elements, str(entry.get("choice") or name))
+
+
+@dataclass(frozen=True)
+class Point:
+    """One evaluation as it is shown.
+
+    Args:
+        name: `float`, `uniform 4`, or the bit summary of a mixed assignment.
+        summary: average bits in short.
+        test: the same assignment on the test split, None until it has been scored.
+        order: of the evaluation in the ledger, from 1.
+        on_front: whether it is a member of the front; controls can be.
+        is_knee: whether it is the front's knee.
+    """
+
+    name: str
+    kind: Kind
+    summary: str
+    evaluation: Evaluation
+    test: Evaluation | None
+    order: int
+    on_front: bool
+    is_knee: bool = False
+
+    @property
+    def key(self) -> str:
+        """Digest of the assignment."""
+        return self.evaluation.key
+
+    @property
+    def measures(self) -> Mapping[str, float]:
+        """On the validation split; `evaluation` counts the ledger, for the axis of runs with a single goal."""
+        return {"evaluation": float(self.order), **self.evaluation.measures}
+
+
+@dataclass(frozen=True)
+class View:
+    """A result with its points named. Build it with `View.of`."""
+
+    result: RunResult
+    sites: Sites
+    points: tuple[Point, ...]
+
+    @classmethod
+    def of(cls, result: RunResult) -> View:
+        """Every evaluation that did not fail becomes one point, in ledger order."""
+        sites = Sites.of(result)
+        members = {e.key for e in result.front.members}
+        knee = result.front.knee().key if result.front.members else None
+        named = {e.key: name for name, e in reversed(result.uniform.items())}
+
+        def point(order: int, e: Evaluation) -> Point:
+            kind: Kind = "float" if e.key == result.baseline.key else "uniform" if e.key in named else "mixed"
+            summary = sites.summary(e)
+            name = {"float": "float", "uniform": named.get(e.key, ""), "mixed": summary}[kind]
+            test = result.test.get(e.key)
+            test = test if test is not None and test.failure is None else None
+            return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)
+
+        good = {e.key: (order, e) for order, e in enumerate(result.evaluations, 1) if e.failure is None}
+        return cls(result, sites, tuple(point(order, e) for order, e in good.values()))
+
+    @cached_property
+    def by_key(self) -> Mapping[str, Point]:
+        """Points by assignment key."""
+        return {p.key: p for p in self.points}
+
+    @property
+    def goals(self) -> tuple[Goal, ...]:
+        """Of the run."""
+        return self.result.front.goals
+
+    @property
+    def front(self) -> list[Point]:
+        """Members in the order of the front."""
+        return [self.by_key[e.key] for e in self.result.front.members]
+
+    @property
+    def nearest(self) -> list[Point]:
+        """What came nearest to the limits, where nothing meets them."""
+        return [self.by_key[e.key] for e in self.result.front.nearest if e.key in self.by_key]
+
+    @property
+    def uniform(self) -> list[Point]:
+        """Uniform controls, narrowest first."""
+        return [self.by_key[e.key] for e in self.result.uniform.values() if e.key in self.by_key]
+
+    @property
+    def baseline(self) -> list[Point]:
+        """The float model; empty where it is not among the evaluations."""
+        return [p for p in self.points if p.kind == "float"]
+
+    def shown(self) -> list[Point]:
+        """Front (or the nearest), then uniform controls, then float; each once."""
+        rows = [*(self.front or self.nearest), *self.uniform, *self.baseline]
+        return list({p.key: p for p in rows}.values())
+
+    def ratio(self, point: Point, measure: str) -> float | None:
+        """How many times smaller than the float model a cost is; None for other measures and for zeros."""
+        ours, base = point.measures.get(measure, 0.0), self.result.baseline.measures.get(measure, 0.0)
+        return base / ours if is_cost(measure) and ours > 0 and base > 0 else None
+
+    def hover(self, point: Point) -> str:
+        """What a picture says about a point, in lines of HTML."""
+        lines = [f"<b>{point.name}</b>  {'· knee' if point.is_knee else ''}", f"bits {point.summary or 'float'}"]
+        for goal in self.goals:
+            text = f"{goal.name} {with_error(point.evaluation, goal.name)}"
+            if (ratio := self.ratio(point, goal.name)) is not None and ratio != 1:
+                text += f" ({ratio:.2g}× smaller)"
+            if point.test is not None and goal.name in point.test.measures and not is_cost(goal.name):
+                text += f", test {number(goal.name, point.test.measures[goal.name])}"
+            lines.append(text)
+        return "<br>".join([*lines, f"key {point.key[:8]}"])
+
+
+def is_cost(measure: str) -> bool:
+    """Whether a measure is bytes, seconds, joules or bits, told by the unit in its name."""
+    return Goal(measure).on_log_scale
+
+
+def cost_stem(measure: str) -> str:
+    """`memory_bytes` to `memory`: the name of a cost without its unit."""
+    return next((measure.removesuffix(unit) for unit in _COST_UNITS if measure.endswith(unit)), measure)
+
+
+def number(measure: str, value: float) -> str:
+    """A measure's value with its unit, short: `12.3 kB`, `0.9519`."""
+    unit = next((u for suffix, u in _COST_UNITS.items() if measure.endswith(suffix)), None)
+    if unit is None:
+        return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
+    if unit != "B":
+        return f"{value:.3g} {unit}"
+    power = min(3, max(0, (max(round(abs(value)), 1).bit_length() - 1) // 10))
+    scaled = value / 1024**power
+    return f"{scaled:.{4 if scaled >= 999.5 else 3}g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
+
+
+def with_error(evaluation: Evaluation, measure: str) -> str:
+    """A measure with its standard error where one is known: `0.9519 ± 0.0041`."""
+    text = number(measure, evaluation.measures[measure])
+    error = evaluation.stderr.get(measure)
+    return f"{text} ± {error:.2g}" if error else text
+
+
+def pairs(goals: Sequence[Goal]) -> list[tuple[Goal, Goal]]:
+    """(horizontal, vertical) goals of each panel: of every two goals, the earlier one goes up.
+
+    A single goal is shown over the number of the evaluation.
+    """
+    if len(goals) == 1:
+        return [(Goal("evaluation"), goals[0])]
+    return [(x, y) for i, y in enumerate(goals) for x in goals[i + 1 :]]
+
+
+def staircase(points: Sequence[Point], x: Goal, y: Goal) -> list[Point]:
+    """The points no other beats on both goals, best `x` first: corners of the attained region."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda p: (x.loss(p.measures), y.loss(p.measures))):
+        if not best or y.loss(point.measures) < y.loss(best[-1].measures):
+            best.append(point)
+    return best
+
+
+def focus(view: View, goal: Goal) -> tuple[float, float]:
+    """The interval of a goal that a picture shows at first: the front and the float model, with their test scores.
+
+    Uniform controls are included where that does not more than double the interval (a collapsed 2-bit control
+    would flatten everything else). Logarithms are base 2 for costs.
+    """
+    if goal.name == "evaluation":
+        return 0.0, float(len(view.points) + 1)
+
+    def values(points: Iterable[Point]) -> list[float]:
+        found = []
+        for p in points:
+            middle, error = p.measures[goal.name], p.evaluation.stderr.get(goal.name, 0.0)
+            found += [middle - error, middle + error]
+            found += [p.test.measures[goal.name]] if p.test and goal.name in p.test.measures else []
+        return [log2(max(v, 1e-12)) if goal.on_log_scale else v for v in found]
+
+    core = values([*(view.front or view.nearest), *view.baseline]) or values(view.points) or [0.0]
+    low, high = min(core), max(core)
+    wide = [low, high, *values(view.uniform)]
+    if max(wide) - min(wide) <= 2 * (high - low):
+        low, high = min(wide), max(wide)
+    pad = 0.07 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - pad, high + pad
+
+
+def log2_ticks(low: float, high: float) -> list[float]:
+    """3 to 8 values between 2**low and 2**high: powers of two, or a finer ladder where the axis is short."""
+    ticks: list[float] = []
+    for step in (32, 16, 8, 4, 2, 1, 0.5, 0.25, 0.125):
+        ticks = [2.0 ** (k * step) for k in range(ceil(low / step), floor(high / step) + 1)]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
+def _short(bits: float) -> str:
+    return f"{bits:.1f}".removesuffix(".0")
