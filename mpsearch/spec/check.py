@@ -1,0 +1,104 @@
+"""Checks that need more than the file: do the named drivers, formats, objectives and options exist?
+
+Each check takes one well-formed part of the spec and returns its faults, with their paths inside that part.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mpsearch.core.errors import BadInput, nearest
+from mpsearch.core.format import Format
+from mpsearch.core.site import Role
+from mpsearch.spec import find, registry
+from mpsearch.spec.schema import DriverSpec, ObjectiveSpec, SiteRule
+from mpsearch.spec.source import Where
+
+Faults = list[tuple[Where, str]]
+
+
+def check_driver(driver: DriverSpec) -> Faults:
+    """The driver exists and can be made with its options."""
+    if driver.use == "auto":
+        message = (
+            f"driver 'auto' takes no options; name one in driver.use: {', '.join(registry.names('drivers'))}."
+        )
+        return [(("options",), message)] if driver.options else []
+    if driver.use not in registry.names("drivers"):
+        hint = nearest(driver.use, ["auto", *registry.names("drivers")])
+        return [(("use",), f"unknown driver {driver.use!r}.{hint}")]
+    try:
+        cls = registry.load("drivers", driver.use)
+    except BadInput as error:
+        return [(("use",), str(error))]
+    return _check_call(cls, driver.options, f"driver {driver.use!r}")
+
+
+def check_objective(objective: ObjectiveSpec, beside: Path) -> Faults:
+    """The objective's file and class exist, and it can be made with its options (no heavy work)."""
+    try:
+        cls = find.load_objective_class(*find.find_objective(objective.use, beside))
+    except BadInput as error:
+        return [(("use",), message) for message in error.errors]
+    return _check_call(cls, objective.options, f"objective {objective.use!r}")
+
+
+def check_rule(rule: SiteRule) -> Faults:
+    """Every format exists for every role that the rule names; for at least one role if it names none."""
+    found = ((("formats", i), _format_fault(fmt, rule.match.role)) for i, fmt in enumerate(rule.options))
+    return [(where, message) for where, message in found if message]
+
+
+def check_start(start: Mapping[str, str]) -> Faults:
+    """Every format exists for some role. Whether the sites allow it is seen when the space is known."""
+    found = (((glob,), _format_fault(Format.parse(text), None)) for glob, text in start.items())
+    return [(where, message) for where, message in found if message]
+
+
+def _format_fault(fmt: Format, roles: tuple[Role, ...] | None) -> str | None:
+    if fmt.is_float32:
+        return None
+    known = registry.names("quantizers")
+    if fmt.scheme not in known:
+        return f"format {str(fmt)!r}: unknown scheme {fmt.scheme!r}.{nearest(fmt.scheme, known)}"
+    faults = []
+    for role in roles or tuple(Role):
+        try:
+            registry.load("quantizers", fmt.scheme)().canonical(fmt, role)
+        except BadInput as error:
+            faults.append(str(error))
+    allowed_somewhere = roles is None and len(faults) < len(Role)
+    return faults[0] if faults and not allowed_somewhere else None
+
+
+def _check_call(cls: type, options: Mapping[str, Any], what: str) -> Faults:
+    parameters = inspect.signature(cls).parameters.values()
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    faults: Faults = []
+    if not takes_any:
+        unknown = [name for name in options if name not in named]
+        faults += [(("options", n), f"{what} has no option {n!r}.{nearest(n, named)}") for n in unknown]
+    required = [n for n, p in named.items() if p.default is p.empty and n not in options]
+    faults += [(("options",), f"{what} needs the option {n!r}.") for n in required]
+    if faults:
+        return faults
+    try:
+        cls(**options)
+    except BadInput as error:
+        return [(_blame(options, message), message) for message in error.errors]
+    except Exception as error:
+        message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        return [(_blame(options, message), f"{what}: {message}")]
+    return []
+
+
+def _blame(options: Mapping[str, Any], message: str) -> Where:
+    """The option that a message speaks of: the only one, or the first whose value or name it quotes."""
+    for name, value in options.items():
+        if len(options) == 1 or repr(value) in message or f"{name}=" in message:
+            return ("options", name)
+    return ("options",)

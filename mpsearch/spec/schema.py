@@ -1,0 +1,271 @@
+"""The space file as frozen, validated values. What a key means is its field's description, shown by editors.
+
+Types are strict (the text "3" is not the number 3) and unknown keys are refused, so no typo passes.
+Names of drivers, formats and objectives are checked in `mpsearch.spec.check`, which needs the registry.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import json
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator as After
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from mpsearch.core.errors import BadInput
+from mpsearch.core.format import Format
+from mpsearch.core.goal import Goal, Limit
+from mpsearch.core.site import Role, Site
+
+DEFAULT_BUDGET = 200
+_TIME = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smh])\s*")
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_time_s(text: str) -> float:
+    """Seconds in a text such as `90s`, `10m`, `1.5h`. Raises `ValueError` on any other, and on zero."""
+    match = _TIME.fullmatch(text)
+    if match is None or float(match["number"]) == 0:
+        raise ValueError(f"{text!r} is not a time above zero; write for example 90s, 10m or 1.5h")
+    return float(match["number"]) * _UNIT_S[match["unit"]]
+
+
+def _is_time(text: str) -> str:
+    parse_time_s(text)
+    return text
+
+
+def _is_format(text: str) -> str:
+    try:
+        Format.parse(text)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _is_limit(text: str) -> str:
+    try:
+        Limit.parse(text)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _as_match(value: object) -> object:
+    if isinstance(value, str):
+        return {"name": value}
+    if isinstance(value, dict) and isinstance(value.get("role"), str):
+        return {**value, "role": [value["role"]]}
+    return value
+
+
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    twice = sorted({str(v) for v in values if values.count(v) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is listed twice; once is enough")
+    return values
+
+
+Text = Annotated[StrictStr, Field(min_length=1)]
+FormatText = Annotated[Text, After(_is_format)]
+StartTexts = dict[Text, FormatText]
+
+
+class Part(BaseModel):
+    """A frozen part of the spec that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class ObjectiveSpec(Part):
+    use: Text = Field(description="A bundled objective, or a Python file[:Class] relative to the space file.")
+    options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the class.")
+    noisy: StrictBool = Field(default=False, description="Whether scoring the same model twice may differ.")
+
+
+class Match(Part):
+    name: Text = Field(default="*", description="Glob on the site name.")
+    role: tuple[Role, ...] | None = Field(
+        default=None, min_length=1, description="Any of these roles; null for all."
+    )
+
+    def accepts(self, site: Site) -> bool:
+        """Whether both the name and the role fit."""
+        return fnmatch.fnmatchcase(site.name, self.name) and (self.role is None or site.role in self.role)
+
+
+MatchText = Annotated[Match, BeforeValidator(_as_match, json_schema_input_type=str | Match)]
+
+
+class SiteRule(Part):
+    match: MatchText = Field(
+        description="Glob on the site name, or {role: ..., name: ...}; first match wins."
+    )
+    formats: Annotated[tuple[FormatText, ...], Field(min_length=1), After(_distinct)] = Field(
+        description="Formats to choose from, for example [int2, int4, int8]."
+    )
+
+    @property
+    def options(self) -> tuple[Format, ...]:
+        """The formats as written, defaults of the role not yet left out."""
+        return tuple(map(Format.parse, self.formats))
+
+
+class TieRule(Part):
+    group: Annotated[tuple[Text, ...], Field(min_length=2), After(_distinct)] | None = Field(
+        default=None, description="Sites whose names are equal but for this one component decide together."
+    )
+    match: Text | None = Field(default=None, description="All sites that this glob matches decide together.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> TieRule:
+        if (self.group is None) == (self.match is None):
+            raise ValueError("a tie needs either 'group' or 'match', and not both")
+        return self
+
+
+class GoalSpec(Part):
+    name: Text = Field(description="A measure of the objective, or a cost such as memory_bytes.")
+    maximise: StrictBool = False
+    limit: Annotated[Text, After(_is_limit)] | None = Field(
+        default=None, description="Members of the front must meet it: '<= 200000' or '>= baseline - 0.01'."
+    )
+
+    def goal(self) -> Goal:
+        """The noun that the search works with."""
+        return Goal(self.name, self.maximise, Limit.parse(self.limit) if self.limit else None)
+
+
+class DriverSpec(Part):
+    use: Text = Field(
+        default="auto", description="auto: exhaustive if the budget covers the space, else optuna."
+    )
+    budget: Annotated[StrictInt, Field(gt=0)] | None = Field(
+        None,
+        description=f"Distinct evaluations, controls included; {DEFAULT_BUDGET} if no time is given.",
+    )
+    time: Annotated[Text, After(_is_time)] | None = Field(
+        default=None, description="Instead of a budget: 90s, 10m, 1.5h."
+    )
+    options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the driver.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_budget(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("budget") is None and data.get("time") is None:
+            return {**data, "budget": DEFAULT_BUDGET}
+        return data
+
+    @model_validator(mode="after")
+    def _one_end(self) -> DriverSpec:
+        if self.budget is not None and self.time is not None:
+            raise ValueError("a run ends by 'budget' or by 'time', not both; set one of them to null")
+        return self
+
+    @property
+    def time_s(self) -> float | None:
+        """Wall time the search may take; None if a budget ends it."""
+        return None if self.time is None else parse_time_s(self.time)
+
+
+class QuantizationSpec(Part):
+    bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
+
+
+class EngineSpec(Part):
+    device: Annotated[StrictStr, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
+        default="cpu", description="cpu, cuda, cuda:N."
+    )
+    threads: Annotated[StrictInt, Field(gt=0)] | None = Field(
+        default=None, description="Of the CPU; null for all cores."
+    )
+    cache_bytes: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        default=None, description="For cached activations; null for a quarter of the free memory."
+    )
+
+
+class TrackingSpec(Part):
+    enabled: StrictBool = True
+    experiment: Text | None = Field(
+        default=None, description="MLflow experiment; null for the name of the space."
+    )
+    uri: Text | None = Field(
+        default=None, description="MLflow tracking URI; null for SQLite in the working directory."
+    )
+    required: StrictBool = Field(
+        default=False, description="Whether a server that does not answer ends the run."
+    )
+
+
+class Resolved(Part):
+    """Facts about the inputs of a run, kept with it. Files are absolute paths."""
+
+    space_file: str
+    space_sha256: str
+    objective_file: str
+    objective_class: str
+    objective_sha256: str
+    fingerprint: str = ""
+    versions: dict[str, str] = {}
+
+
+class Spec(Part):
+    """A run as a value: everything that decides what is searched and how."""
+
+    schema_: Literal["mpsearch.space/1"] = Field(default="mpsearch.space/1", alias="schema")
+    name: Annotated[StrictStr, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
+        description="Letters, digits, dot, dash and underscore: it names the run folder."
+    )
+    objective: ObjectiveSpec
+    data_root: Text | None = Field(
+        default=None, description="Folder of data sets; null for the variable MPSEARCH_DATA."
+    )
+    sites: Annotated[tuple[SiteRule, ...], Field(min_length=1)] = Field(
+        description="First match wins; sites that match no rule stay fp32."
+    )
+    tie: tuple[TieRule, ...] = ()
+    untie: Annotated[tuple[Literal["residual", "qkv"], ...], After(_distinct)] = Field(
+        default=(), description="Default ties to switch off."
+    )
+    goals: Annotated[tuple[GoalSpec, ...], Field(min_length=1)] = Field(description="The axes of the front.")
+    driver: DriverSpec = Field(default_factory=lambda: DriverSpec.model_validate({}))
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    quantization: QuantizationSpec = QuantizationSpec()
+    engine: EngineSpec = EngineSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    start: tuple[StartTexts, ...] = Field(
+        default=(), description="Known assignments to evaluate first: {glob on sites: format}."
+    )
+    resolved: Resolved | None = None
+
+    @model_validator(mode="after")
+    def _distinct_goals(self) -> Spec:
+        _distinct(tuple(goal.name for goal in self.goals))
+        return self
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what decides the outcome: all but tracking and paths, and the objective's code."""
+        data = self.model_dump(mode="json", by_alias=True, exclude={"tracking", "resolved", "data_root"})
+        data["objective_sha256"] = self.resolved.objective_sha256 if self.resolved else ""
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a space file, for editors: completion, descriptions and checks while typing."""
+    schema = Spec.model_json_schema(by_alias=True)
+    schema["properties"].pop("resolved")
+    schema["$defs"].pop("Resolved")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "mpsearch space"}
