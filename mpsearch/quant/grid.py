@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from dataclasses import fields, replace
+from typing import Any, ClassVar, Self, cast
 
+import torch
 from torch import Tensor
 
 from mpsearch.core.format import Format
@@ -12,28 +14,51 @@ from mpsearch.core.site import Role
 
 
 class Grid(ABC):
-    """The values one tensor may take, and how they are stored."""
+    """The values one tensor may take, and how they are stored. A frozen dataclass; its tensors are fields."""
 
     @abstractmethod
-    def round_trip(self, x: Tensor) -> Tensor:
-        """`x` moved to the nearest values of the grid. Same shape, dtype and memory format; `x` is not changed."""
+    def round_trip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """`x` moved to the nearest values of the grid. Same shape, dtype and memory format; carries no
+        gradient.
+
+        `x` is not changed, unless it is given as `out`, the tensor the result is written to.
+        """
+
+    @abstractmethod
+    def code_bits(self, shape: tuple[int, ...]) -> int:
+        """Bits of the codes alone, without padding: elements times bits."""
 
     @abstractmethod
     def nbits(self, shape: tuple[int, ...]) -> int:
-        """Bits that a tensor of `shape` takes when packed: codes padded to bytes, scales, zero points, codebooks."""
+        """Bits that a tensor of `shape` takes when packed: codes padded to bytes, scales, zero points,
+        codebooks."""
 
     @abstractmethod
     def pack(self, x: Tensor) -> dict[str, Tensor]:
-        """Stored tensors by name. Their bytes times 8 equal `nbits(x.shape)`."""
+        """Stored tensors by name, on the CPU. Their bytes times 8 equal `nbits(x.shape)`.
+
+        Raises `ValueError` on NaN or infinity.
+        """
 
     @abstractmethod
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        """Inverse of `pack`: equals `round_trip(x)` bit for bit."""
+        """Inverse of `pack`: contiguous float32 on the CPU, equal bit for bit to `round_trip` of the float32
+        `x`."""
+
+    def round_trip_(self, x: Tensor) -> Tensor:
+        """`round_trip` in place, for callers that own `x` and have no other use for it. Returns `x`."""
+        return self.round_trip(x, out=x)
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of `shape` takes when packed."""
         return self.nbits(shape) // 8
 
+    def to(self, device: torch.device | str) -> Self:
+        """The same grid with its tensors on `device`."""
+        grid = cast(Any, self)  # a dataclass, which the type checker cannot know of every subclass
+        tensors = ((f.name, getattr(grid, f.name)) for f in fields(grid))
+        moved = {name: value.to(device) for name, value in tensors if isinstance(value, Tensor)}
+        return cast(Self, replace(grid, **moved))
 
 
 class Quantizer(ABC):
@@ -43,15 +68,26 @@ class Quantizer(ABC):
 
     @abstractmethod
     def canonical(self, fmt: Format, role: Role) -> Format:
-        """`fmt` with the options that are defaults of `role` left out. Raises `BadInput` if it does not exist."""
+        """`fmt` with the options that are defaults of `role` left out. Raises `BadInput` if it does not
+        exist."""
 
     @abstractmethod
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
         """The grid for `sample`: the parameter itself, or a value on the calibration batch.
 
         Args:
-            sample: float tensor of any shape, finite. Raises `ValueError` on NaN or infinity.
+            sample: float tensor of any shape, finite. Raises `ValueError` on NaN, infinity or no elements.
             fmt: a canonical format of this scheme.
             role: decides the defaults.
             axis: channel axis of `sample`, along which per-channel scales run.
         """
+
+
+def finite(sample: Tensor) -> Tensor:
+    """`sample`, detached. Raises `ValueError` where it has NaN, infinity or no elements."""
+    if sample.numel() == 0:
+        raise ValueError(f"cannot quantize a tensor without elements, got shape {tuple(sample.shape)}.")
+    low, high = (float(end) for end in torch.aminmax(sample.detach()))
+    if not (abs(low) < float("inf") and abs(high) < float("inf")):
+        raise ValueError(f"cannot quantize NaN or infinity, got values from {low} to {high}.")
+    return sample.detach()

@@ -1,0 +1,162 @@
+"""The exam that every quantizer sits. A new one is examined by one class:
+
+@pytest.mark.parametrize("quantizer", [Mine()])
+@pytest.mark.parametrize("text", ["mine2", "mine4:channel"])
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.ACTIVATION])
+class TestMine(QuantizerExam):
+    pass
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mpsearch.core.errors import BadInput
+from mpsearch.core.format import Format
+from mpsearch.core.site import Role
+from mpsearch.quant.grid import Grid, Quantizer
+
+SHAPES = ((1,), (7,), (3, 5), (6, 4, 3, 3), (5, 130))
+WIDEST = 32
+
+
+def fit(quantizer: Quantizer, text: str, role: Role, x: Tensor, axis: int = 0) -> Grid:
+    """The grid for `x` in the format that `text` names."""
+    return quantizer.fit(x, quantizer.canonical(Format.parse(text), role), role, axis)
+
+
+def sample(*shape: int) -> Tensor:
+    """Normal numbers with a few far ones, the same at each call."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+    return torch.where(x > 1.5, 3 * x, x)
+
+
+def squared_error(grid: Grid, x: Tensor) -> float:
+    """Mean squared error of `x` on `grid`."""
+    return float((grid.round_trip(x) - x).square().mean())
+
+
+class QuantizerExam:
+    """Every test takes `quantizer`, `text` (a format) and `role`."""
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_is_idempotent_and_leaves_its_input(
+        self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]
+    ) -> None:
+        x = sample(*shape)
+        grid, before = fit(quantizer, text, role, x), x.clone()
+        once = grid.round_trip(x)
+        assert torch.equal(x, before)
+        assert torch.equal(grid.round_trip(once), once)
+        assert torch.equal(grid.round_trip_(x), once)
+        assert torch.equal(x, once), "round_trip_ works in place"
+        assert torch.isfinite(once).all()
+
+    def test_has_at_most_two_to_the_bits_levels(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        x = sample(1, 4096)
+        grid = fit(quantizer, text, role, x)
+        scales = grid.nbits((1, 4096)) - grid.code_bits((1, 4096))
+        rows = x.split(64, dim=1) if scales > 8 * 64 else (x,)  # groups have levels of their own
+        levels = max(len(part.unique()) for part in torch.split(grid.round_trip(x), rows[0].shape[1], dim=1))
+        assert levels <= 2 ** Format.parse(text).bits
+
+    def test_error_does_not_grow_with_bits(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        x, fmt = sample(8, 512), Format.parse(text)
+        wider = next(
+            filter(None, (_exists(quantizer, fmt, role, b) for b in range(int(fmt.bits) + 1, WIDEST))), None
+        )
+        if wider is None:
+            pytest.skip(f"{text} is the widest of its kind")
+        narrow, wide = (squared_error(fit(quantizer, t, role, x), x) for t in (text, str(wider)))
+        assert wide <= 1.05 * narrow
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_zeros_stay_zero(
+        self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]
+    ) -> None:
+        x = torch.zeros(shape)
+        grid = fit(quantizer, text, role, x)
+        assert torch.equal(grid.round_trip(x), x)
+        assert torch.isfinite(grid.round_trip(sample(*shape))).all()
+
+    @pytest.mark.parametrize("value", [1.0, -0.3, 2.0**-20, 1e20, -1e-30])
+    def test_a_constant_is_met(self, quantizer: Quantizer, text: str, role: Role, value: float) -> None:
+        x = torch.full((3, 5), value)
+        met = fit(quantizer, text, role, x).round_trip(x)
+        assert torch.isfinite(met).all()
+        assert (met - x).abs().max() <= abs(value) * 2.0**-6 + 2.0**-24
+
+    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+    def test_refuses_what_is_not_finite(
+        self, quantizer: Quantizer, text: str, role: Role, bad: float
+    ) -> None:
+        x = sample(4, 6)
+        grid = fit(quantizer, text, role, x)
+        x[1, 2] = bad
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            fit(quantizer, text, role, x)
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            grid.pack(x)
+        with pytest.raises(ValueError, match="without elements"):
+            fit(quantizer, text, role, torch.zeros(3, 0))
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+    def test_keeps_shape_dtype_and_memory_format(
+        self, quantizer: Quantizer, text: str, role: Role, dtype: torch.dtype
+    ) -> None:
+        plain = sample(6, 4, 3, 3).to(dtype)
+        grid = fit(quantizer, text, role, plain)
+        expected = grid.round_trip(plain)
+        last = plain.contiguous(memory_format=torch.channels_last)
+        for x in (plain, last, plain.transpose(1, 2).contiguous().transpose(1, 2)):
+            y = grid.round_trip(x)
+            assert (y.shape, y.dtype, y.stride()) == (x.shape, x.dtype, x.stride())
+            assert torch.equal(y, expected)
+        strided = torch.zeros(6, 4, 3, 6, dtype=dtype)[..., ::2].copy_(plain)
+        assert torch.equal(grid.round_trip(strided), expected)
+        assert torch.equal(grid.round_trip_(strided), expected)
+
+    def test_gives_no_gradient(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        x = torch.nn.Parameter(sample(3, 5))
+        assert not fit(quantizer, text, role, x).round_trip(x).requires_grad
+
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_packs_exactly(self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]) -> None:
+        x = sample(*shape)
+        grid = fit(quantizer, text, role, x)
+        stored = grid.pack(x)
+        got, expected = grid.unpack(stored, shape), grid.round_trip(x)
+        assert got.dtype == torch.float32
+        assert torch.equal(got, expected)
+        assert torch.equal(got.signbit(), expected.signbit()), "bit for bit: -0.0 is not 0.0"
+        assert 8 * sum(t.nbytes for t in stored.values()) == grid.nbits(shape) == 8 * grid.nbytes(shape)
+        assert grid.code_bits(shape) == Format.parse(text).bits * x.numel()
+
+    def test_fits_the_same_grid_twice(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        x = sample(6, 4, 3, 3)
+        first, second = (fit(quantizer, text, role, x) for _ in range(2))
+        assert torch.equal(first.round_trip(x), second.round_trip(x))
+        assert torch.equal(first.to("cpu").round_trip(x), second.round_trip(x))
+
+    def test_canonical_text_is_short_and_stable(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        short = quantizer.canonical(Format.parse(text), role)
+        assert quantizer.canonical(short, role) == short
+        assert Format.parse(str(short)) == short
+        assert len(str(short)) <= len(text)
+        x = sample(4, 9)
+        assert torch.equal(
+            quantizer.fit(x, short, role, 0).round_trip(x), fit(quantizer, text, role, x).round_trip(x)
+        )
+
+    def test_refuses_unknown_options(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        with pytest.raises(BadInput, match="Allowed"):
+            quantizer.canonical(Format.parse(f"{text}:nonsense"), role)
+
+
+def _exists(quantizer: Quantizer, fmt: Format, role: Role, bits: int) -> Format | None:
+    try:
+        return quantizer.canonical(Format(fmt.scheme, bits, fmt.options), role)
+    except BadInput:
+        return None
