@@ -189,4 +189,4 @@ def _sorted_front(evaluations: Sequence[Evaluation], goals: Sequence[Goal]) -> t
     losses = np.array([[g.loss(e.measures) for g in goals] for e in evaluations])
     keep = np.flatnonzero(non_dominated(losses))
     order = sorted(keep, key=lambda i: (losses[i, -1], tuple(losses[i])))
-    return tuple(evaluations[i] for i in order)
+    return tuple(evaluations[int(i)] for i in order)

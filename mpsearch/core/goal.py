@@ -48,9 +48,10 @@ class Limit:
         )
 
     def excess(self, value: float, baseline: float) -> float:
-        """How far `value` is on the wrong side, in the measure's unit; 0 where the limit holds."""
-        over = value - self.bound(baseline)
-        return max(0.0, over if self.sense == "<=" else -over)
+        """How far `value` is on the wrong side, in the measure's unit; 0 where the limit holds, met up to rounding."""
+        bound = self.bound(baseline)
+        over = value - bound if self.sense == "<=" else bound - value
+        return over if over > 1e-12 * max(1.0, abs(bound)) else 0.0
 
     def __str__(self) -> str:
         number = repr(self.number).removesuffix(".0")

@@ -85,7 +85,7 @@ class Folder:
             ) from None
 
     def write(self, path: Path, save: Callable[[Path], object]) -> None:
-        """Let `save` write beside `path`, then put it there in one step: readers see the old or the new, never a part."""
+        """Let `save` write beside `path`, then put it there in one step: readers see the old or the new."""
         beside = path.with_name(path.name + ".tmp")
         try:
             save(beside)

@@ -53,7 +53,7 @@ class LedgerSession(Session):
         deadline_s: float | None = None,
         noisy: bool = False,
         stop: Stop | None = None,
-        observe: Callable[[Evaluation], None] = lambda _: None,
+        observe: Callable[[Evaluation], object] = lambda evaluation: None,
     ) -> None:
         self.space, self.goals, self.seed = problem.space, tuple(goals), seed
         self.hits = 0

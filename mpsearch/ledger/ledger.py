@@ -89,7 +89,7 @@ class Ledger:
         except OSError as error:
             os.ftruncate(self._fd, self._size)
             raise OutOfResources(
-                f"{self.path}: cannot write ({error.strerror}); what was recorded before is safe: make room, then resume."
+                f"{self.path}: cannot write ({error.strerror}); what is recorded is safe: make room, then resume."
             ) from error
         self._size += len(text)
 

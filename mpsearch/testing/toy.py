@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ class Toy(Problem):
 
     def _accuracy(self, assignment: Assignment) -> float:
         loss = [s / 4**b for s, b in zip(SENSITIVITY, self._bits(assignment), strict=True)]
-        return 0.98 - sum(loss) - sum(8 * a * b for a, b in zip(loss, loss[1:], strict=False))
+        return 0.98 - sum(loss) - sum(8 * a * b for a, b in pairwise(loss))
 
     def _bits(self, assignment: Assignment) -> list[float]:
         return [assignment.at(f"layer{i}.weight").bits for i in range(len(SIZE))]
