@@ -18,7 +18,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "random": "mpsearch.drivers.random:Random",
     },
     "quantizers": {
-        "bf": "mpsearch.quant.floating:BFloat",
+        "bf": "mpsearch.quant.floating:BrainFloat",
         "fp": "mpsearch.quant.floating:Float",
         "int": "mpsearch.quant.integer:Integer",
     },
