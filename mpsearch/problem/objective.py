@@ -63,4 +63,3 @@ class Objective(ABC):
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """Training loss of one batch (a scalar), for methods that need gradients."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss; methods that train need one.")
-

@@ -1,0 +1,155 @@
+"""Memory of an assignment, exact, from tables of integers in bits.
+
+How many bits a tensor takes in a format is asked of its grid (`Packed`); nothing here knows a format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.format import FP32, Format
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What a tensor takes in one format, in bits: all that is stored, the codes alone, and what is static beside them."""
+
+    bits: int
+    code_bits: int
+    static_bits: int
+
+
+PackedAt = Callable[[str, Format], Packed]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A stored tensor of the model.
+
+    Args:
+        float_bits: its size as it is.
+        site: name of its site, or None if it stays as it is.
+        counts: whether it is the weight of a conv or linear layer, which average bits are taken over.
+        elements: its size.
+        correction_bits: what a bias adds that the layer has only when its weight is quantized.
+    """
+
+    float_bits: int
+    site: str | None = None
+    counts: bool = False
+    elements: int = 0
+    correction_bits: int = 0
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value that the model makes while it runs.
+
+    Args:
+        float_bits: its size as it is made.
+        born, dies: first and last step at which it is held, both inclusive.
+        site: name of its site, or None.
+        is_feature: whether it is a node feature or an attention of a GNN.
+    """
+
+    float_bits: int
+    born: int
+    dies: int
+    site: str | None = None
+    is_feature: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory measures of assignments.
+
+    * `memory_bytes`: tensor bytes of the packed artefact: every parameter and buffer, scales, zero points and static
+      grids of quantized values; tied storage once.
+    * `activation_sum_bytes`: all values of one batch. `activation_peak_bytes`: those held at the worst step.
+    * `feature_bytes`: node features and attention of a GNN, the memory that SGQuant counts (arXiv 2007.05100).
+    * `weight_bits`: code bits per element of the conv and linear weights, scales apart.
+    """
+
+    parameters: tuple[Parameter, ...]
+    values: tuple[Value, ...]
+    packed: PackedAt = field(repr=False)
+
+    def measures(self, assignment: Assignment) -> dict[str, float]:
+        """All measures; whole numbers except `weight_bits`."""
+        stored, codes = self._fixed_bits, self._fixed_code_bits
+        for parameter in self._sited:
+            assert parameter.site is not None
+            fmt = assignment.at(parameter.site)
+            if fmt == FP32:
+                stored += parameter.float_bits
+                codes += 32 * parameter.elements if parameter.counts else 0
+            else:
+                packed = self.packed(parameter.site, fmt)
+                stored += packed.bits + parameter.correction_bits
+                codes += packed.code_bits if parameter.counts else 0
+        sizes = self._value_bytes.copy()
+        for site, at in self._values_of.items():
+            fmt = assignment.at(site)
+            if fmt != FP32:
+                packed = self.packed(site, fmt)
+                stored += packed.static_bits
+                sizes[at] = (packed.code_bits + 7) // 8
+        held = np.zeros(self._steps + 1, dtype=np.int64)
+        np.add.at(held, self._born, sizes)
+        np.subtract.at(held, self._dies + 1, sizes)
+        measures = {
+            "memory_bytes": float((stored + 7) // 8),
+            "activation_sum_bytes": float(sizes.sum()),
+            "activation_peak_bytes": float(np.cumsum(held).max(initial=0)),
+        }
+        if self._features.any():
+            measures["feature_bytes"] = float(sizes[self._features].sum())
+        if self._counted:
+            measures["weight_bits"] = codes / self._counted
+        return measures
+
+    @cached_property
+    def _sited(self) -> tuple[Parameter, ...]:
+        return tuple(p for p in self.parameters if p.site is not None)
+
+    @cached_property
+    def _fixed_bits(self) -> int:
+        return sum(p.float_bits for p in self.parameters if p.site is None)
+
+    @cached_property
+    def _fixed_code_bits(self) -> int:
+        return sum(32 * p.elements for p in self.parameters if p.site is None and p.counts)
+
+    @cached_property
+    def _counted(self) -> int:
+        return sum(p.elements for p in self.parameters if p.counts)
+
+    @cached_property
+    def _values_of(self) -> Mapping[str, int]:
+        return {v.site: i for i, v in enumerate(self.values) if v.site is not None}
+
+    @cached_property
+    def _value_bytes(self) -> NDArray[np.int64]:
+        return np.array([(v.float_bits + 7) // 8 for v in self.values], dtype=np.int64)
+
+    @cached_property
+    def _born(self) -> NDArray[np.int64]:
+        return np.array([v.born for v in self.values], dtype=np.int64)
+
+    @cached_property
+    def _dies(self) -> NDArray[np.int64]:
+        return np.array([v.dies for v in self.values], dtype=np.int64)
+
+    @cached_property
+    def _features(self) -> NDArray[np.bool_]:
+        return np.array([v.is_feature for v in self.values], dtype=bool)
+
+    @cached_property
+    def _steps(self) -> int:
+        return max((v.dies for v in self.values), default=0) + 1

@@ -1,0 +1,47 @@
+"""One float run on a real batch: shapes, sizes and multiply-accumulates of every node, symbols resolved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from mpsearch.graph import attention
+from mpsearch.graph.export import Lowered
+from mpsearch.graph.ops import ATTENTION, is_call, macs
+
+
+@torch.no_grad()
+def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
+    """Run the graph on flat `inputs`; write `shape`, `dtype` and `macs` into each node's meta. Returns the flat outputs."""
+    values: dict[fx.Node, Any] = {}
+    readers = {node: len(node.users) for node in lowered.graph.nodes}
+    given = iter(inputs)
+    for node in lowered.graph.nodes:
+        if node.op == "output":
+            return tuple(fx.map_arg(node.args[0], values.__getitem__))
+        if node.op == "placeholder":
+            result = next(given)
+        elif node.op == "get_attr":
+            result = lowered.tensors[node.target]
+        else:
+            arguments = fx.map_arg(node.args, values.__getitem__)
+            keywords: Mapping[str, Any] = fx.map_arg(node.kwargs, values.__getitem__)
+            result = node.target(*arguments, **keywords)
+            first = result if isinstance(result, Tensor) else next((t for t in _tensors(result)), None)
+            node.meta["macs"] = macs(node, arguments, first) if first is not None else 0
+            if is_call(node, ATTENTION):
+                node.meta["shapes"] = attention.part_shapes(arguments)
+        values[node] = result
+        node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else ()
+        for source in node.all_input_nodes:
+            readers[source] -= 1
+            if readers[source] == 0:
+                values.pop(source)
+    raise AssertionError("a graph without output")
+
+
+def _tensors(result: Any) -> list[Tensor]:
+    return [t for t in result if isinstance(t, Tensor)] if isinstance(result, (tuple, list)) else []

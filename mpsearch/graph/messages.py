@@ -1,0 +1,168 @@
+"""The parts of a message-passing layer, read off the graph: no layer is known by name.
+
+A message is the gather of node values to edges, attention what it is multiplied with, the aggregate the scatter back to
+nodes, and a feature the node-level value that enters the layer or a linear layer. The vocabulary and the components are
+those of SGQuant (Feng et al., arXiv 2007.05100).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx
+
+from mpsearch.core.site import Role
+from mpsearch.graph.export import module_path
+from mpsearch.graph.ops import GATHERS, LINEAR, SCATTERS, aten, is_call, is_float, root, unreshaped
+
+
+@dataclass(frozen=True)
+class Part:
+    """One value of a message-passing layer, its role and the layer's module path."""
+
+    node: fx.Node
+    role: Role
+    module: str
+
+
+def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
+    """Attention, messages, features and aggregates, in that order of precedence; empty for what is no GNN."""
+    nodes = list(nodes)
+    gathers = [n for n in nodes if _is_gather(n) and n.args[0] in live]
+    scatters = [n for n in nodes if is_call(n, SCATTERS) and scattered(n) in live and not _in_softmax(n)]
+    if not gathers or not scatters:
+        return []
+    parts: list[Part] = []
+    layers = set()
+    for scatter in scatters:
+        factors = _factors(scattered(scatter), live)
+        if not any(f in live and f in gathers for f in factors) and not _from_edges(scatter, gathers):
+            continue  # pooling of nodes into graphs: no messages
+        module = _layer(scatter)
+        layers.add(module)
+        for factor in factors:
+            if factor in gathers:
+                parts.append(Part(factor, Role.MESSAGE, module))
+            elif _is_edge_softmax(factor) or factor not in live:
+                if is_float(factor):
+                    parts.append(Part(factor, Role.ATTENTION, module))
+            else:
+                parts.append(Part(factor, Role.MESSAGE, module))
+    rows = {g.args[0].meta["shape"][_gather_axis(g)] for g in gathers}
+    aggregates = {_mean(scatter): _layer(scatter) for scatter in scatters}
+    parts += _features(nodes, live, gathers, rows, layers, set(aggregates))
+    parts += [Part(node, Role.AGGREGATE, layer) for node, layer in aggregates.items()]
+    order = [Role.ATTENTION, Role.MESSAGE, Role.FEATURE, Role.AGGREGATE]
+    return sorted(parts, key=lambda part: order.index(part.role))
+
+
+def scattered(node: fx.Node) -> fx.Node:
+    """What a scatter adds up."""
+    return node.args[2] if is_call(node, {aten.index_put.default}) else node.args[3]
+
+
+def _is_gather(node: fx.Node) -> bool:
+    if not is_call(node, GATHERS) or not is_float(node):
+        return False
+    if is_call(node, {aten.index.Tensor}):
+        indices = [i for i in node.args[1] if i is not None]
+        return len(indices) == 1 and _is_index(indices[0])
+    return is_call(node, {aten.index_select.default}) and _is_index(node.args[2])
+
+
+def _is_index(node: object) -> bool:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return isinstance(value, Tensor) and value.ndim == 1 and value.dtype in (torch.int64, torch.int32)
+
+
+def _gather_axis(node: fx.Node) -> int:
+    if is_call(node, {aten.index.Tensor}):
+        return next(i for i, index in enumerate(node.args[1]) if index is not None)
+    return int(node.args[1])
+
+
+def _in_softmax(scatter: fx.Node) -> bool:
+    """Whether a scatter computes the maximum or the sum of an edge softmax."""
+    if is_call(unreshaped(scattered(scatter)), {aten.exp.default}):
+        return True
+    if not is_call(scatter, {aten.scatter_reduce.two}) or scatter.args[4] != "amax":
+        return False
+    gathered = [u for u in scatter.users if is_call(u, GATHERS)]
+    return bool(gathered) and all(is_call(u, {aten.sub.Tensor}) for g in gathered for u in g.users)
+
+
+def _is_edge_softmax(node: fx.Node) -> bool:
+    if not is_call(node, {aten.div.Tensor}) or not is_call(unreshaped(node.args[0]), {aten.exp.default}):
+        return False
+    return is_call(unreshaped(node.args[1]), GATHERS)
+
+
+def _factors(node: fx.Node, live: set[fx.Node]) -> list[fx.Node]:
+    """The values whose product `node` is; what follows from the structure alone is one factor."""
+    node = unreshaped(node)
+    if (
+        node in live
+        and is_call(node, {aten.mul.Tensor})
+        and all(isinstance(a, fx.Node) for a in node.args[:2])
+    ):
+        return [f for a in node.args[:2] for f in _factors(a, live)]
+    return [node]
+
+
+def _from_edges(scatter: fx.Node, gathers: list[fx.Node]) -> bool:
+    """Whether what is scattered was computed on edges, from gathered values."""
+    rows = scattered(scatter).meta["shape"][0]
+    seen, queue, known = set(), [scattered(scatter)], set(gathers)
+    while queue:
+        node = queue.pop()
+        if node in known:
+            return True
+        if node not in seen and node.meta.get("shape") and node.meta["shape"][0] == rows:
+            seen.add(node)
+            queue.extend(node.all_input_nodes)
+    return False
+
+
+def _layer(scatter: fx.Node) -> str:
+    return module_path(scatter).removesuffix("aggr_module").rstrip(".")
+
+
+def _mean(scatter: fx.Node) -> fx.Node:
+    """A sum that is only read to be divided by a count is a mean: the aggregate is the quotient."""
+    users = list(scatter.users)
+    if len(users) == 1 and is_call(users[0], {aten.div.Tensor}) and users[0].args[0] is scatter:
+        return users[0]
+    return scatter
+
+
+def _features(
+    nodes: list[fx.Node],
+    live: set[fx.Node],
+    gathers: list[fx.Node],
+    rows: set[int],
+    layers: set[str],
+    aggregates: set[fx.Node],
+) -> list[Part]:
+    """Node-level values that enter a layer from outside, or a linear layer."""
+
+    def layer_of(path: str) -> str:
+        inside = [layer for layer in layers if layer and (path == layer or path.startswith(layer + "."))]
+        return max(inside, key=len, default="")
+
+    parts = []
+    for node in nodes:
+        if is_call(node, LINEAR):
+            source, reader = root(node.args[0]), module_path(node)
+        elif node in gathers:
+            source, reader = root(node.args[0]), layer_of(module_path(node))
+        else:
+            continue
+        if source not in live or not is_float(source) or source.meta["shape"][0] not in rows:
+            continue
+        layer = layer_of(module_path(node))
+        entered = not layer or layer_of(module_path(source)) != layer
+        if entered or (is_call(node, LINEAR) and source not in aggregates):
+            parts.append(Part(source, Role.FEATURE, layer if layer and entered else reader))
+    return parts

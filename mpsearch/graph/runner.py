@@ -1,0 +1,109 @@
+"""Running a model at an assignment: the exported graph, or module hooks where a model cannot be exported."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.format import FP32
+from mpsearch.graph.correct import BiasCorrection
+from mpsearch.graph.interpret import Interpreter, Stream
+
+
+class Runner(ABC):
+    """Runs a model at any assignment on batches it holds."""
+
+    @property
+    @abstractmethod
+    def forwards(self) -> float:
+        """Work done so far, in float forwards of the validation split."""
+
+    @abstractmethod
+    def run(self, assignment: Assignment, split: str, batch: int) -> Any:
+        """The model's own output for one batch of a split."""
+
+    def order(self, split: str, n: int) -> Sequence[int]:
+        """In which order to go through the `n` batches of a split next."""
+        del split
+        return range(n)
+
+    def forget(self) -> None:  # noqa: B027 - nothing to do where nothing is cached
+        """Drop what is cached."""
+
+
+class GraphRunner(Runner):
+    """Runs the exported graph with the memoizing interpreter.
+
+    Args:
+        interpreter: for the program of the model.
+        correction: of biases, or None.
+        streams: one per batch, by split.
+        rows: leading size of every batch, by split, where the export fixed it and batches are padded; else None.
+    """
+
+    def __init__(
+        self,
+        interpreter: Interpreter,
+        correction: BiasCorrection | None,
+        streams: Mapping[str, Sequence[Stream]],
+        rows: Mapping[str, Sequence[int]] | None,
+    ) -> None:
+        self._interpreter = interpreter
+        self._correction = correction
+        self._streams = streams
+        self._rows = rows
+        self._backwards = False
+        share = sum(stream.share for stream in streams["validation"])
+        self._macs_of_forward = max(1.0, interpreter.program.macs * share)
+
+    @property
+    def forwards(self) -> float:
+        return self._interpreter.macs_done / self._macs_of_forward
+
+    def order(self, split: str, n: int) -> Sequence[int]:
+        """Back and forth, so that what the cache still holds of the last batch is used first."""
+        del split
+        self._backwards = not self._backwards
+        return range(n) if self._backwards else range(n - 1, -1, -1)
+
+    def run(self, assignment: Assignment, split: str, batch: int) -> Any:
+        interpreter = self._interpreter
+        interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
+        if self._correction is not None:
+            self._correction.prepare()
+        flat: list[Any] = list(interpreter.run(self._streams[split][batch]))
+        if self._rows is not None:
+            flat = [_cut(value, interpreter.program.padded, self._rows[split][batch]) for value in flat]
+        return pytree.tree_unflatten(flat, interpreter.program.out_spec)
+
+    def forget(self) -> None:
+        self._interpreter.forget()
+
+
+def pad(leaf: Any, rows: int) -> Any:
+    """Repeat the last row until there are `rows`."""
+    if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] >= rows:
+        return leaf
+    return torch.cat([leaf, leaf[-1:].expand(rows - leaf.shape[0], *leaf.shape[1:])])
+
+
+def _cut(value: Any, padded: int | None, rows: int) -> Any:
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == padded:
+        return value[:rows]
+    return value
+
+
+def layout(leaf: Any, device: torch.device) -> Any:
+    """A tensor on `device`; images with their channels last, which small convolutions run faster on."""
+    if not isinstance(leaf, Tensor):
+        return leaf
+    leaf = leaf.to(device)
+    if leaf.ndim == 4 and leaf.is_floating_point():
+        return leaf.contiguous(memory_format=torch.channels_last)
+    return leaf

@@ -1,0 +1,219 @@
+"""From a spec to a problem that is ready to be evaluated. Everything that can fail is tried here, before the search."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
+from mpsearch.cost.memory import Memory
+from mpsearch.graph.correct import BiasCorrection
+from mpsearch.graph.export import Example, export
+from mpsearch.graph.fold import fold_batch_norm
+from mpsearch.graph.grids import SiteGrids
+from mpsearch.graph.interpret import Interpreter, Stream
+from mpsearch.graph.measure import measure
+from mpsearch.graph.program import compile_program
+from mpsearch.graph.runner import GraphRunner, layout, pad
+from mpsearch.graph.sites import discover
+from mpsearch.graph.workload import parameters, values
+from mpsearch.problem.model import ModelProblem, leaves
+from mpsearch.problem.objective import Batch, Objective, Split
+from mpsearch.problem.rules import build_space
+from mpsearch.spec.find import find_objective, load_objective_class
+from mpsearch.spec.schema import Spec
+
+SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
+log = logging.getLogger("mpsearch.problem")
+
+
+def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
+    """Build the model, its data and its space as `spec` says.
+
+    Args:
+        weights: safetensors file of float weights that an earlier sitting kept, used instead of the objective's own.
+
+    Raises:
+        BadInput: a rule that matches nothing, missing data, a device that is not there.
+        ObjectiveFailed: the objective raises, or the graph does not reproduce the model.
+    """
+    device = prepare_machine(spec)
+    objective = make_objective(spec)
+    model = _guard("model()", objective.model)
+    if weights is not None:
+        model.load_state_dict(load_file(weights))
+    model = model.to(device).eval()
+    state = {
+        name: tensor.detach() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)
+    }
+    batches = {split: _batches(objective, split) for split in SPLITS}
+    return assemble(spec, objective, model, batches, state, device)
+
+
+def assemble(
+    spec: Spec,
+    objective: Objective,
+    model: nn.Module,
+    batches: Mapping[Split, Sequence[Batch]],
+    state: Mapping[str, Tensor],
+    device: torch.device,
+) -> ModelProblem:
+    """Export the model, find its sites, and put the parts of a problem together."""
+    first = batches["validation"][0]
+    flat = {split: [_to(leaves(b, first), device) for b in found] for split, found in batches.items()}
+    examples = [_example(b, device) for found in batches.values() for b in found]
+    lowered = export(model, examples)
+    fold_batch_norm(lowered)
+    if lowered.padded is not None:
+        flat = {
+            split: [[pad(leaf, lowered.padded) for leaf in b] for b in found] for split, found in flat.items()
+        }
+    with torch.no_grad():
+        _agree(
+            measure(lowered, flat["validation"][0]),
+            model(*_to(first.args, device), **_to(dict(first.kwargs), device)),
+        )
+    discovery = discover(lowered)
+    space = build_space(spec, discovery.sites, discovery.ties)
+    active = [site for choice in space.choices for site in choice.sites]
+    mode = spec.quantization.bias_correction
+    stored = parameters(lowered, discovery, active, corrects=mode != "none")
+    made = values(lowered, discovery, active)
+    program = compile_program(lowered, discovery, active)
+    program.tensors = {name: layout(tensor, device) for name, tensor in program.tensors.items()}
+    cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
+    grids = SiteGrids(program, limit_bytes=max(cache_bytes // 4, 1))
+    interpreter = Interpreter(program, grids, cache_bytes)
+    streams = {
+        split: [
+            Stream((split, i), [[layout(leaf, device) for leaf in b]], share=batches[split][i].n / first.n)
+            for i, b in enumerate(flat[split])
+        ]
+        for split in ("validation", "test")
+    }
+    share = sum(b.n for b in batches["calibration"]) / first.n
+    calibration = Stream(
+        "calibration",
+        [[layout(leaf, device) for leaf in b] for b in flat["calibration"]],
+        share,
+        calibrates=True,
+    )
+    index = {site.name: i for i, site in enumerate(program.sites)}
+    wanted = {index[site]: choice.options for choice in space.choices for site in choice.sites}
+    grids.calibrate(interpreter, calibration, wanted)
+    correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
+    rows = None
+    if lowered.padded is not None:
+        rows = {
+            split: [_leading(leaves(b, first)) for b in batches[split]] for split in ("validation", "test")
+        }
+    interpreter.macs_done = 0.0
+    runner = GraphRunner(interpreter, correction, streams, rows)
+    memory = Memory(stored, made, grids.packed)
+    return ModelProblem(objective, runner, space, discovery.sites, memory, batches, state, fingerprint(state))
+
+
+def prepare_machine(spec: Spec) -> torch.device:
+    """Threads, data root and device. Raises `BadInput` where a device is asked for that is not there."""
+    if spec.data_root is not None:
+        os.environ["MPSEARCH_DATA"] = spec.data_root
+    torch.set_num_threads(spec.engine.threads or os.cpu_count() or 1)
+    device = torch.device(spec.engine.device)
+    if device.type == "cuda" and (
+        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
+    ):
+        raise BadInput(
+            f"engine.device: {device} is not available here ({torch.cuda.device_count()} GPUs); use cpu."
+        )
+    return device
+
+
+def make_objective(spec: Spec) -> Objective:
+    """The objective that `spec` names, constructed with its options."""
+    beside = (
+        Path(spec.resolved.space_file).parent if spec.resolved and spec.resolved.space_file else Path.cwd()
+    )
+    path, class_name = find_objective(spec.objective.use, beside)
+    made = load_objective_class(path, class_name)
+    objective = _guard("__init__", lambda: made(**spec.objective.options))
+    if not isinstance(objective, Objective):
+        raise BadInput(
+            f"objective.use: {made.__name__} in {path} must derive from mpsearch.problem.objective.Objective."
+        )
+    return objective
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the float weights: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def free_bytes() -> int:
+    """Memory that is free on this machine, as the kernel estimates it; 4 GiB where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 << 30
+
+
+def _guard(what: str, call: Any) -> Any:
+    """Call the user's code; what it raises becomes one message."""
+    try:
+        return call()
+    except MpsearchError:
+        raise
+    except Exception as error:
+        raise ObjectiveFailed(f"the objective's {what} raised {type(error).__name__}: {error}") from error
+
+
+def _batches(objective: Objective, split: Split) -> list[Batch]:
+    found = _guard(f"batches({split!r})", lambda: list(objective.batches(split)))
+    if not found or not all(isinstance(batch, Batch) for batch in found):
+        raise ObjectiveFailed(
+            f"the objective's batches({split!r}) gave no Batch; each split needs at least one."
+        )
+    return found
+
+
+def _to(tree: Any, device: torch.device) -> Any:
+    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
+
+
+def _example(batch: Batch, device: torch.device) -> Example:
+    return Example(_to(tuple(batch.args), device), _to(dict(batch.kwargs), device))
+
+
+def _leading(flat: Sequence[Any]) -> int:
+    return max((leaf.shape[0] for leaf in flat if isinstance(leaf, Tensor) and leaf.ndim), default=0)
+
+
+def _agree(flat: Sequence[Any], output: Any) -> None:
+    """The graph must give what the model gives, up to the rounding that BatchNorm folding causes."""
+    for ours, theirs in zip(flat, pytree.tree_leaves(output), strict=True):
+        if not isinstance(theirs, Tensor) or not theirs.is_floating_point():
+            continue
+        ours = ours[: theirs.shape[0]] if theirs.ndim else ours
+        scale = theirs.abs().max().clamp_min(1e-6)
+        difference = ((ours - theirs).abs().max() / scale).item()
+        if not difference < 1e-3:
+            raise ObjectiveFailed(
+                f"the exported graph differs from the model by {difference:.2g} of its largest output; "
+                "is the model's forward deterministic in eval mode?"
+            )

@@ -1,0 +1,169 @@
+"""A trained model made ready to be evaluated at any assignment."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.evaluation import Evaluation, Failure
+from mpsearch.core.site import Site
+from mpsearch.core.space import Space
+from mpsearch.cost.memory import Memory
+from mpsearch.graph.runner import Runner
+from mpsearch.problem.base import Problem
+from mpsearch.problem.objective import Batch, Objective
+
+CHUNK_SECONDS = 2.0
+"""How long the batches of a split may take together before results are handed on: progress, and what a kill loses."""
+
+
+@dataclass
+class SplitData:
+    """Batches of a split, as the runner holds them."""
+
+    batches: list[Batch]
+    rows: float
+
+    @property
+    def targets(self) -> list[Any]:
+        return [batch.target for batch in self.batches]
+
+
+class ModelProblem(Problem):
+    """Runs the model of an objective at assignments, and adds up their costs.
+
+    Args:
+        objective: scores outputs.
+        runner: runs the model at an assignment.
+        space: the choices.
+        sites: every site, those without a choice too.
+        memory: the memory model.
+        batches: by split: `validation` and `test`.
+        weights: float weights by name, for the fingerprint and for keeping.
+        limits: what this way of running the model cannot do, one sentence each; empty for the exported graph.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        runner: Runner,
+        space: Space,
+        sites: Sequence[Site],
+        memory: Memory,
+        batches: Mapping[str, Sequence[Batch]],
+        weights: Mapping[str, Tensor],
+        fingerprint: str,
+        limits: Sequence[str] = (),
+    ) -> None:
+        self.objective = objective
+        self.runner = runner
+        self.space = space
+        self.sites = tuple(sites)
+        self.memory = memory
+        self.limits = tuple(limits)
+        self.keeps_weights = objective.trains
+        self.fingerprint = fingerprint
+        self._batches = {split: list(found) for split, found in batches.items()}
+        self._weights = dict(weights)
+        self._chunk = 1
+
+    @property
+    def forwards(self) -> float:
+        return self.runner.forwards
+
+    def save_weights(self, path: Path) -> None:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in self._weights.items()}, path)
+
+    def forget(self) -> None:
+        self.runner.forget()
+
+    def costs(self, assignment: Assignment) -> dict[str, float]:
+        return self.memory.measures(assignment)
+
+    def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
+        batches = self._batches[split]
+        todo = list(assignments)
+        while todo:
+            # with one batch every assignment is finished before the next is begun; with several, a chunk of them goes
+            # through batch by batch, so that the cache holds the values of one batch at a time
+            n = 1 if len(batches) == 1 else self._chunk
+            now, todo = todo[:n], todo[n:]
+            began = time.perf_counter()
+            outputs = self._outputs(now, split, len(batches))
+            share = (time.perf_counter() - began) / len(now)
+            if len(batches) > 1 and share > 0:
+                self._chunk = max(1, min(64, round(CHUNK_SECONDS / share)))
+            for assignment, output in zip(now, outputs, strict=True):
+                yield self._score(assignment, output, batches, split, share)
+
+    def _outputs(self, assignments: Sequence[Assignment], split: str, n: int) -> list[list[Any] | Exception]:
+        outputs: list[Any] = [[] for _ in assignments]
+        for batch in self.runner.order(split, n):
+            for i, assignment in enumerate(assignments):
+                if isinstance(outputs[i], Exception):
+                    continue
+                try:
+                    outputs[i].append((batch, self.runner.run(assignment, split, batch)))
+                except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                    outputs[i] = error
+        return [
+            o if isinstance(o, Exception) else [v for _, v in sorted(o, key=lambda p: p[0])] for o in outputs
+        ]
+
+    def _score(
+        self, assignment: Assignment, outputs: Any, batches: Sequence[Batch], split: str, seconds: float
+    ) -> Evaluation:
+        began = time.perf_counter()
+        n = sum(batch.n for batch in batches)
+        measures: dict[str, float] = {}
+        stderr: dict[str, float] = {}
+        failure = None
+        try:
+            if isinstance(outputs, Exception):
+                raise outputs
+            measures.update(self.costs(assignment))
+            for name, score in self.objective.metric(outputs, [b.target for b in batches]).items():
+                measures[name], error = _mean(score)
+                if error is not None:
+                    stderr[name] = error
+        except MemoryError as error:
+            failure = Failure("memory", str(error) or "out of memory")
+        except (
+            Exception
+        ) as error:  # the objective is the user's code: whatever it raises is this evaluation's failure
+            failure = Failure("error", f"{type(error).__name__}: {error}")
+        bad = [name for name, value in measures.items() if not math.isfinite(value)]
+        if failure is None and bad:
+            failure = Failure("nan", f"{', '.join(bad)} is not a finite number")
+        if failure is not None:
+            measures, stderr = {}, {}
+        seconds += time.perf_counter() - began
+        return Evaluation(assignment, measures, stderr, split, 1.0, n, seconds=seconds, failure=failure)
+
+
+def _mean(score: float | Tensor) -> tuple[float, float | None]:
+    """A measure and, where it is a mean over samples, its standard error."""
+    if not isinstance(score, Tensor) or score.ndim == 0:
+        return float(score), None
+    values = score.double()
+    n = values.numel()
+    mean = values.mean().item()
+    return mean, math.sqrt(max(0.0, values.square().mean().item() - mean * mean) / (n - 1)) if n > 1 else None
+
+
+def leaves(batch: Batch, example: Batch) -> list[Any]:
+    """Inputs of `batch` as the flat list that the exported graph takes, keywords in the order of `example`."""
+    keywords = {name: batch.kwargs[name] for name in example.kwargs}
+    return pytree.tree_leaves((batch.args, keywords))
+
+
+Progress = Callable[[str], None]
