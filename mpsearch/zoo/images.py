@@ -1,0 +1,122 @@
+"""Image classifiers by name: three trained on 8x8 digits in seconds, two with weights in files."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mpsearch.zoo import digits
+from mpsearch.zoo.cache import trained
+from mpsearch.zoo.files import data_file
+from mpsearch.zoo.resnet import ResNet10, ResNet20
+from mpsearch.zoo.train import Recipe, fit_batches, jittered
+from mpsearch.zoo.vit import ViT
+
+Rows = tuple[Tensor, Tensor]
+"""Images [n, channels, height, width] and their labels [n]."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """`model()` gives the trained network in evaluation mode, `rows(split)` its data."""
+
+    model: Callable[[], nn.Module]
+    rows: Callable[[str], Rows]
+
+
+def _perceptron() -> nn.Module:
+    """64-32-32-10."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+
+
+def _digits_rows(split: str) -> Rows:
+    data = digits.images()
+    return data.inputs[data.rows[split]], data.labels[data.rows[split]]
+
+
+def _on_digits(name: str, build: Callable[[], nn.Module], recipe: Recipe) -> Entry:
+    def fit(model: nn.Module) -> None:
+        inputs, labels = _digits_rows("train")
+
+        def sample(rows: Tensor) -> tuple[Tensor]:
+            return (jittered(inputs[rows], recipe.jitter) if recipe.jitter else inputs[rows],)
+
+        fit_batches(model, sample, labels, recipe)
+
+    return Entry(lambda: trained(f"digits-{name}", build, fit, recipe), _digits_rows)
+
+
+_RESNET10 = "cnn/digits_resnet10/"
+
+
+def _resnet10() -> nn.Module:
+    return _with_weights(
+        ResNet10(), data_file(_RESNET10 + "digits_resnet10.safetensors", "a ResNet on digits of 16x16 pixels")
+    )
+
+
+@cache
+def _resnet10_rows(split: str) -> Rows:
+    """Calibration takes 128 fixed training images, validation the 256 that the file calls calibration."""
+    with np.load(data_file(_RESNET10 + "splits.npz", "digits of 16x16 pixels, normalised")) as file:
+        part = {"calibration": "train", "validation": "calibration", "test": "test"}[split]
+        inputs, labels = torch.from_numpy(file[f"{part}_x"]), torch.from_numpy(file[f"{part}_y"])
+    if split == "calibration":
+        rows = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:128])
+        inputs, labels = inputs[rows], labels[rows]
+    return inputs, labels
+
+
+_CIFAR = "cnn/cifar10/"
+_MEAN, _STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def _resnet20() -> nn.Module:
+    what = "akamaster's ResNet-20, tuned for 2 epochs on JPEG images"
+    return _with_weights(ResNet20(), data_file(_CIFAR + "resnet20_jpegft.safetensors", what))
+
+
+@cache
+def _cifar_rows(split: str) -> Rows:
+    """250 training images, the first 5,000 of the (shuffled) test images, and the last 5,000."""
+    name = "train" if split == "calibration" else "test"
+    rows = {"calibration": slice(0, 250), "validation": slice(0, 5000), "test": slice(5000, 10000)}[split]
+    with np.load(data_file(f"{_CIFAR}cifar10_jpeg_{name}.npz", "CIFAR-10 as JPEG bytes, offsets and labels")) as file:
+        content, offsets, labels = file["jpeg"].tobytes(), file["offsets"], file["labels"]
+    chosen = range(len(labels))[rows]
+    pixels = torch.stack([_decoded(content[offsets[i] : offsets[i + 1]]) for i in chosen])
+    return pixels.sub_(_MEAN).div_(_STD).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels[rows]).long()
+
+
+def _decoded(jpeg: bytes) -> Tensor:
+    """An image [height, width, 3] in [0, 1]."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(jpeg)) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).float().div_(255)
+
+
+def _with_weights(model: nn.Module, path: Path) -> nn.Module:
+    model.load_state_dict(load_file(path))
+    return model.eval()
+
+
+CLASSIFIERS: dict[str, Entry] = {
+    "mlp": _on_digits("mlp", _perceptron, Recipe(epochs=60, learning_rate=0.01, batch_size=32)),
+    "cnn": _on_digits("cnn", ResNet10, Recipe(epochs=20, learning_rate=0.01, batch_size=32, weight_decay=0.05)),
+    "vit": _on_digits(
+        "vit",
+        lambda: ViT(width=48, depth=2),
+        Recipe(epochs=60, learning_rate=0.005, batch_size=32, weight_decay=0.1, smoothing=0.1, jitter=0.08),
+    ),
+    "digits_resnet10": Entry(_resnet10, _resnet10_rows),
+    "cifar_resnet20": Entry(_resnet20, _cifar_rows),
+}

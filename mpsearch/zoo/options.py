@@ -1,0 +1,34 @@
+"""Checks of an objective's options; a message names the option, its value and what is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from mpsearch.core.errors import BadInput, nearest
+
+
+def one_of(option: str, value: object, allowed: Iterable[str]) -> str:
+    """`value` if it is one of `allowed`; raises `BadInput` with the nearest name."""
+    names = list(allowed)
+    if not isinstance(value, str) or value not in names:
+        raise BadInput(f"objective option {option}: {value!r} is not known.{nearest(str(value), names)}")
+    return value
+
+
+def whole(option: str, value: object, least: int, most: int | None = None) -> int:
+    """`value` if it is a whole number from `least` to `most`; raises `BadInput`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
+        raise BadInput(f"objective option {option}: {value!r} is not {allowed}.")
+    return value
+
+
+def in_parts(n: int, size: int) -> list[Tensor]:
+    """Row numbers 0 to n - 1 in batches of `size`. A single row left over joins the batch before it."""
+    parts = list(torch.arange(n).split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts

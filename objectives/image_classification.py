@@ -1,0 +1,47 @@
+"""Image classification: accuracy and log-loss of a small convolutional network, transformer or perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mpsearch.problem.objective import Batch, Objective, Scores, Split
+from mpsearch.zoo.images import CLASSIFIERS
+from mpsearch.zoo.options import in_parts, one_of, whole
+
+
+class ImageClassification(Objective):
+    """Measures `accuracy` and `log_loss` (nats).
+
+    Args:
+        model: `mlp`, `cnn` (10-layer ResNet) or `vit` on scikit-learn's 8x8 digits, trained on first use;
+            or, with data files, `digits_resnet10` (16x16 digits) or `cifar_resnet20`.
+        batch_size: images in a batch, at least 2.
+    """
+
+    trains = True
+
+    def __init__(self, model: str = "cnn", batch_size: int = 150) -> None:
+        self.entry = CLASSIFIERS[one_of("model", model, CLASSIFIERS)]
+        self.batch_size = whole("batch_size", batch_size, least=2)
+
+    def model(self) -> nn.Module:
+        return self.entry.model()
+
+    def batches(self, split: Split) -> Iterable[Batch]:
+        images, labels = self.entry.rows(split)
+        for rows in in_parts(len(labels), self.batch_size):
+            yield Batch((images[rows],), labels[rows], len(rows))
+
+    def metric(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Scores:
+        logits, labels = torch.cat(list(outputs)), torch.cat(list(targets))
+        return {
+            "accuracy": (logits.argmax(1) == labels).float(),
+            "log_loss": F.cross_entropy(logits, labels, reduction="none"),
+        }
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return F.cross_entropy(output, batch.target)
