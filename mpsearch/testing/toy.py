@@ -131,15 +131,31 @@ GOALS: dict[int, list[dict[str, Any]]] = {
 """Goals of a space file, by how many."""
 
 
-def toy_spec(driver: str = "random", *, budget: int = 40, seed: int = 0, goals: int = 2, **more: Any) -> Spec:
-    """A spec of the toy. `more` replaces top-level fields of the space file (`objective`, `driver`, `start`, ...)."""
+def toy_spec(
+    driver: str = "random",
+    *,
+    budget: int | None = 40,
+    seed: int = 0,
+    goals: int = 2,
+    options: Mapping[str, Any] | None = None,
+    toy: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> Spec:
+    """A spec of the toy.
+
+    Args:
+        driver: its name; `options` are its options.
+        goals: how many, of `GOALS`.
+        toy: options of `Toy` that YAML can hold.
+        more: top-level fields of the space file that replace those made here.
+    """
     fields: dict[str, Any] = {
         "schema": "mpsearch.space/1",
         "name": "toy",
-        "objective": {"use": "toy"},
+        "objective": {"use": "toy", "options": dict(toy or {})},
         "sites": [{"match": "*", "formats": [str(option) for option in OPTIONS]}],
         "goals": GOALS[goals],
-        "driver": {"use": driver, "budget": budget},
+        "driver": {"use": driver, "budget": budget, "options": dict(options or {})},
         "seed": seed,
         "tracking": {"enabled": False},
     }

@@ -1,0 +1,132 @@
+"""The exam that every driver sits, on the toy problem. Subclass it, set `driver`, and pytest finds the rest:
+
+    class TestMine(DriverExam):
+        driver = "mine"          # as registered in the entry-point group `mpsearch.drivers`
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.front import Front
+from mpsearch.engine.folder import Folder
+from mpsearch.engine.result import RunResult
+from mpsearch.engine.run import resume, run
+from mpsearch.engine.session import FLOAT
+from mpsearch.engine.stop import Stop
+from mpsearch.ledger.ledger import equal
+from mpsearch.spec.schema import Spec
+from mpsearch.testing.toy import GOALS, Toy, toy_spec, true_front
+
+
+class DriverExam:
+    """Set `driver`; the rest are capabilities.
+
+    Args:
+        driver: registered name.
+        options: of the driver.
+        budget: evaluations of a run; lower it for a driver that thinks long.
+        complete: whether the driver reaches every point of a small space when the budget allows.
+    """
+
+    driver: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+    budget: ClassVar[int] = 40
+    complete: ClassVar[bool] = False
+
+    def spec(self, *, budget: int | None = None, goals: int = 2, seed: int = 0, **toy: Any) -> Spec:
+        """A spec of this driver on the toy; `toy` are its options."""
+        budget = budget or self.budget
+        return toy_spec(self.driver, budget=budget, seed=seed, goals=goals, options=self.options, toy=toy)
+
+    def test_proposals_are_legal_and_the_budget_is_kept(self, tmp_path: Path) -> None:
+        for budget in (1, 3, 7, self.budget):
+            result = _run(self.spec(budget=budget), tmp_path / str(budget))
+            assert result.status == "complete"
+            assert len(result.evaluations) == len({e.key for e in result.evaluations}) == budget
+            space = Toy().space
+            assert all(e.assignment in space for e in result.evaluations[1:])
+            assert all(e.asked_by == self.driver for e in result.evaluations[4:])
+
+    def test_the_same_seed_gives_the_same_ledger(self, tmp_path: Path) -> None:
+        _run(self.spec(seed=3), tmp_path / "one")
+        _run(self.spec(seed=3), tmp_path / "two")
+        assert equal(Folder(tmp_path / "one").ledger, Folder(tmp_path / "two").ledger)
+
+    def test_interrupted_and_resumed_is_as_if_never_interrupted(self, tmp_path: Path) -> None:
+        _run(self.spec(fail_every=5), tmp_path / "whole")
+        for after in (2, 6, self.budget // 2, self.budget - 1):
+            folder = tmp_path / f"stopped after {after}"
+            seen: Counter[tuple[Assignment, str]] = Counter()
+            stop = Stop()
+
+            def watch(assignment: Assignment, split: str, seen=seen, stop=stop, after=after) -> None:  # type: ignore[no-untyped-def]
+                seen[assignment, split] += 1
+                if sum(seen.values()) == after + 1:  # the baseline is measured twice
+                    stop.signum = signal.SIGTERM
+
+            def build(spec: Spec, weights: Path | None, watch=watch) -> Toy:  # type: ignore[no-untyped-def]
+                del weights
+                return Toy(**spec.objective.options, watch=watch)
+
+            stopped = run(self.spec(fail_every=5), folder, build=build, stop=stop, show_progress=False)
+            assert stopped.status == "interrupted"
+            assert len(stopped.evaluations) == after
+            resumed = resume(folder, build=build, show_progress=False)
+            assert resumed.status == "complete"
+            assert equal(Folder(folder).ledger, Folder(tmp_path / "whole").ledger)
+            assert seen.pop((FLOAT, "validation")) == 2
+            assert set(seen.values()) == {1}
+
+    def test_failures_are_survived(self, tmp_path: Path) -> None:
+        result = _run(self.spec(fail_every=3), tmp_path / "run")
+        assert result.status == "complete"
+        assert len(result.evaluations) == self.budget
+        assert 0 < result.failed < self.budget
+        assert all(e.failure is None for e in result.front.members)
+
+    def test_spaces_of_one_point_and_of_no_choice_end(self, tmp_path: Path) -> None:
+        for layers, points in ((0, 1), (1, 2)):
+            spec = self.spec(layers=layers)
+
+            def build(spec: Spec, weights: Path | None) -> Toy:
+                del weights
+                return Toy(**spec.objective.options, options=Toy().space.choices[0].options[:1])
+
+            result = run(spec, tmp_path / str(layers), build=build, show_progress=False)
+            assert result.status == "complete"
+            assert len(result.evaluations) == points
+
+    def test_any_number_of_goals(self, tmp_path: Path) -> None:
+        for goals in GOALS:
+            result = _run(self.spec(goals=goals), tmp_path / str(goals))
+            assert len(result.evaluations) == self.budget
+            assert len(result.front.members) == 1 if goals == 1 else len(result.front.members) >= 3
+
+    def test_against_the_known_front(self, tmp_path: Path) -> None:
+        toy = Toy()
+        points = toy.space.size + 1  # the baseline lies outside the space
+        result = _run(self.spec(budget=max(self.budget, points if self.complete else 0)), tmp_path / "run")
+        goals = result.front.goals
+        known = true_front(toy, {goal.name: goal.maximise for goal in goals})
+        truth = Front.of(toy.evaluate(sorted(known, key=toy.space.encode)), goals)
+        inside = Front.of([e for e in result.evaluations if e.assignment in toy.space], goals)
+        best = [[goal.loss(e.measures) for goal in goals] for e in truth.members]
+        found = [[goal.loss(e.measures) for goal in goals] for e in inside.members]
+        if self.complete:
+            assert len(result.evaluations) == points
+            assert found == best
+        assert all(any(all(b <= f for b, f in zip(row, mine, strict=True)) for row in best) for mine in found)
+
+
+def _run(spec: Spec, folder: Path) -> RunResult:
+    def build(spec: Spec, weights: Path | None) -> Toy:
+        del weights
+        return Toy(**spec.objective.options)
+
+    return run(spec, folder, build=build, show_progress=False)

@@ -1,0 +1,56 @@
+"""Every driver that comes with the project sits the exam; Optuna with each of its samplers."""
+
+from mpsearch.drivers.optuna import SAMPLERS
+from mpsearch.spec import registry
+from mpsearch.testing.drivers import DriverExam
+
+
+class TestRandom(DriverExam):
+    driver = "random"
+    complete = True
+
+
+class TestExhaustive(DriverExam):
+    driver = "exhaustive"
+    complete = True
+
+
+class TestNsga2(DriverExam):
+    driver = "optuna"
+
+
+class TestNsga3(DriverExam):
+    driver = "optuna"
+    options = {"sampler": "nsga3"}  # noqa: RUF012
+
+
+class TestTpe(DriverExam):
+    driver = "optuna"
+    options = {"sampler": "tpe"}  # noqa: RUF012
+
+
+class TestTpeInBatches(DriverExam):
+    driver = "optuna"
+    options = {"sampler": "tpe", "batch": 7}  # noqa: RUF012
+
+
+class TestGp(DriverExam):
+    driver = "optuna"
+    options = {"sampler": "gp"}  # noqa: RUF012
+    budget = 16
+
+
+class TestQmc(DriverExam):
+    driver = "optuna"
+    options = {"sampler": "qmc"}  # noqa: RUF012
+
+
+class TestOptunaRandom(DriverExam):
+    driver = "optuna"
+    options = {"sampler": "random", "batch": 3}  # noqa: RUF012
+
+
+def test_everything_registered_sat_the_exam():
+    sat = {(exam.driver, exam.options.get("sampler")) for exam in DriverExam.__subclasses__()}
+    assert {driver for driver, _ in sat} >= set(registry.BUILT_IN["drivers"])
+    assert {sampler for _, sampler in sat} >= set(SAMPLERS) - {"nsga2"}  # nsga2 is the default
