@@ -14,7 +14,18 @@ from typing import Any
 from mpsearch.core.goal import Goal
 from mpsearch.engine.plots_static import COLOURS, bit_colours, title, write_png
 from mpsearch.engine.result import RunResult
-from mpsearch.engine.views import Point, View, cost_stem, focus, is_cost, log2_ticks, number, pairs, staircase, with_error
+from mpsearch.engine.views import (
+    Point,
+    View,
+    cost_stem,
+    focus,
+    is_cost,
+    log2_ticks,
+    number,
+    pairs,
+    staircase,
+    with_error,
+)
 
 _CSS = """
 body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: #1f2430; margin: 0 auto; padding: 20px 28px; max-width: 1500px; }
@@ -36,10 +47,10 @@ def write(result: RunResult) -> list[Path]:
     """Write `front.html` and `front.png` into the run folder, whole files at a time; returns their paths."""
     view, folder = View.of(result), result.folder
     html, png = folder / "front.html", folder / "front.png"
-    draft = folder / ".front.html.part"
+    draft = folder / "front.html.tmp"
     draft.write_text(front_page(view), encoding="utf-8")
     draft.replace(html)
-    draft = folder / ".front.part.png"
+    draft = folder / "front.png.tmp"
     write_png(view, draft)
     draft.replace(png)
     return [html, png]
@@ -84,9 +95,14 @@ def axis(view: View, goal: Goal) -> dict[str, Any]:
     label: dict[str, Any] = {"title": {"text": cost_stem(goal.name).replace("_", " ") + hint}, "zeroline": False}
     if not goal.on_log_scale:
         return label | {"range": [low, high]}
-    ticks = log2_ticks(low - 8, high + 8) if high - low > 2 else log2_ticks(low, high)
+    ticks = log2_ticks(low, high)
     decades = [v * 0.30102999566398114 for v in (low, high)]
-    return label | {"type": "log", "range": decades, "tickvals": ticks, "ticktext": [number(goal.name, t) for t in ticks]}
+    return label | {
+        "type": "log",
+        "range": decades,
+        "tickvals": ticks,
+        "ticktext": [number(goal.name, t) for t in ticks],
+    }
 
 
 def front_figure(view: View) -> Any:
@@ -166,7 +182,9 @@ def parallel_figure(view: View) -> Any:
     points = view.shown()
     dimensions = []
     for goal in view.goals:
-        values = [log2(max(p.measures[goal.name], 1e-12)) if goal.on_log_scale else p.measures[goal.name] for p in points]
+        values = [
+            log2(max(p.measures[goal.name], 1e-12)) if goal.on_log_scale else p.measures[goal.name] for p in points
+        ]
         low, high = min(values), max(values)
         ticks = sorted({low, high} if low == high else {low + (high - low) * k / 5 for k in range(6)})
         span = [low, high] if goal.maximise else [high, low]
@@ -195,7 +213,10 @@ def bits_figure(view: View) -> Any:
     steps = bit_colours(widths)
     n = len(widths)
     last = view.goals[-1]
-    columns = [f"{i}: {number(last.name, p.measures[last.name])}{' ◆ knee' if p.is_knee else ''}" for i, p in enumerate(members)]
+    columns = [
+        f"{i}: {number(last.name, p.measures[last.name])}{' ◆ knee' if p.is_knee else ''}"
+        for i, p in enumerate(members)
+    ]
     hover = [[f"<b>{s.choice}</b> {f}<br>{view.hover(p)}" for p, f in zip(members, row, strict=True)] for s, row in zip(choices, formats, strict=True)]  # fmt: skip
     heat = Heatmap(
         z=[[widths.index(f.bits) for f in row] for row in formats], x=columns, y=[s.choice for s in choices],
@@ -215,14 +236,26 @@ def bits_figure(view: View) -> Any:
 
 def table_html(view: View) -> str:
     """Front, uniform controls and float as an HTML table."""
-    head = ["", *(g.name for g in view.goals), *(f"test {g.name}" for g in view.goals if not is_cost(g.name)), "bits", "key"]
+    head = [
+        "",
+        *(g.name for g in view.goals),
+        *(f"test {g.name}" for g in view.goals if not is_cost(g.name)),
+        "bits",
+        "key",
+    ]
     rows = []
     for p in view.shown():
         cells = [f"{p.name}{' (knee)' if p.is_knee else ''}"]
         for g in view.goals:
             ratio = view.ratio(p, g.name)
             cells.append(with_error(p.evaluation, g.name) + (f" ({ratio:.1f}×)" if ratio else ""))
-        cells += [with_error(p.test, g.name) if p.test and g.name in p.test.measures else "" for g in view.goals if not is_cost(g.name)]
+        cells += [
+            with_error(p.test, g.name) if p.test and g.name in p.test.measures else ""
+            for g in view.goals
+            if not is_cost(g.name)
+        ]
         kind = "knee" if p.is_knee else p.kind
-        rows.append(f'<tr class="{kind}">' + "".join(f"<td>{escape(c)}</td>" for c in [*cells, p.summary, p.key[:8]]) + "</tr>")
+        rows.append(
+            f'<tr class="{kind}">' + "".join(f"<td>{escape(c)}</td>" for c in [*cells, p.summary, p.key[:8]]) + "</tr>"
+        )
     return f"<h2>Table</h2><table><tr>{''.join(f'<th>{escape(h)}</th>' for h in head)}</tr>{''.join(rows)}</table>"

@@ -63,7 +63,7 @@ def write_png(view: View, path: Path, dpi: int = 130) -> None:
         parts[0].legend(*_legend(all_axes), loc="outside lower center", ncols=7, fontsize=8, frameon=False)
     if rows:
         _heatmap(right.subplots(1, 1), view, members)
-    figure.savefig(path, dpi=dpi)
+    figure.savefig(path, dpi=dpi, format="png")
 
 
 def title(view: View) -> str:
@@ -90,7 +90,15 @@ def _style(axes: Any) -> None:
 def _scale(axes: Any, which: str, view: View, goal: Goal) -> None:
     """Range, ticks and label of one axis."""
     low, high = focus(view, goal)
-    arrow = "" if goal.name == "evaluation" else " → better" if goal.maximise else " ← better" if which == "x" else " ↓ better"
+    arrow = (
+        ""
+        if goal.name == "evaluation"
+        else " → better"
+        if goal.maximise
+        else " ← better"
+        if which == "x"
+        else " ↓ better"
+    )
     axis = getattr(axes, f"{which}axis")
     if goal.on_log_scale:
         getattr(axes, f"set_{which}scale")("log", base=2)
@@ -121,7 +129,9 @@ def _panel(axes: Any, view: View, x: Goal, y: Goal) -> None:
     )  # fmt: skip
     for p in members:
         errors = {"xerr": p.evaluation.stderr.get(x.name), "yerr": p.evaluation.stderr.get(y.name)}
-        axes.errorbar(p.measures[x.name], p.measures[y.name], **errors, color=COLOURS["front"], alpha=0.45, lw=1, zorder=3)
+        axes.errorbar(
+            p.measures[x.name], p.measures[y.name], **errors, color=COLOURS["front"], alpha=0.45, lw=1, zorder=3
+        )
     tested = [p for p in members if p.test is not None]
     axes.scatter(
         [_tested(p, x) for p in tested], [_tested(p, y) for p in tested], s=30, marker="o", facecolors="none",
@@ -132,7 +142,9 @@ def _panel(axes: Any, view: View, x: Goal, y: Goal) -> None:
     _dots(axes, view.uniform, x, y, s=52, marker="D", color=COLOURS["uniform"], edgecolors="white", linewidths=0.8, label="uniform", zorder=6)  # fmt: skip
     _dots(axes, view.baseline, x, y, s=120, marker="*", color=COLOURS["float"], edgecolors="white", linewidths=0.8, label="float", zorder=6)  # fmt: skip
     knee = [p for p in view.front if p.is_knee]
-    _dots(axes, knee, x, y, s=150, facecolors="none", edgecolors=COLOURS["knee"], linewidths=1.8, label="knee", zorder=7)
+    _dots(
+        axes, knee, x, y, s=150, facecolors="none", edgecolors=COLOURS["knee"], linewidths=1.8, label="knee", zorder=7
+    )
     _name_controls(axes, view, x, y)
 
 
@@ -178,14 +190,20 @@ def _parallel(axes: Any, view: View) -> None:
     low, high = losses.min(axis=0), losses.max(axis=0)
     heights = (high - losses) / np.where(high > low, high - low, 1.0)
     for p, row in zip(points, heights, strict=True):
-        colour = COLOURS["knee" if p.is_knee else p.kind if p.kind != "mixed" else "front" if p.on_front else "evaluated"]
-        axes.plot(row, color=colour, alpha=1.0 if p.is_knee or p.kind != "mixed" else 0.4, linewidth=2.2 if p.is_knee else 1.2)
+        colour = COLOURS[
+            "knee" if p.is_knee else p.kind if p.kind != "mixed" else "front" if p.on_front else "evaluated"
+        ]
+        axes.plot(
+            row, color=colour, alpha=1.0 if p.is_knee or p.kind != "mixed" else 0.4, linewidth=2.2 if p.is_knee else 1.2
+        )
     for j, goal in enumerate(view.goals):
         ends = [number(goal.name, 2**v if logs[j] else abs(v)) for v in (low[j], high[j])]
         axes.annotate(ends[0], (j, 1.03), ha="center", va="bottom", fontsize=8.5)
         axes.annotate(ends[1], (j, -0.03), ha="center", va="top", fontsize=8.5)
         axes.plot((j, j), (0, 1), color="#c9ced6", linewidth=1, zorder=0)
-    axes.set_xticks(range(len(view.goals)), [f"{cost_stem(g.name).replace('_', ' ')}" for g in view.goals], fontsize=9.5)
+    axes.set_xticks(
+        range(len(view.goals)), [f"{cost_stem(g.name).replace('_', ' ')}" for g in view.goals], fontsize=9.5
+    )
     axes.tick_params(axis="x", length=0, pad=4)
     axes.set(ylim=(-0.12, 1.14), xlim=(-0.3, len(view.goals) - 0.7), yticks=[])
     axes.set_ylabel("better →", fontsize=9)
@@ -197,7 +215,10 @@ def bit_colours(widths: list[float]) -> dict[float, str]:
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 
-    return {w: to_hex(colormaps["viridis"](min(1.0, np.log2(max(w, 1)) / 4)) if w < 32 else (0.945, 0.95, 0.957)) for w in widths}
+    return {
+        w: to_hex(colormaps["viridis"](min(1.0, np.log2(max(w, 1)) / 4)) if w < 32 else (0.945, 0.95, 0.957))
+        for w in widths
+    }
 
 
 def _heatmap(axes: Any, view: View, members: list[Point]) -> None:

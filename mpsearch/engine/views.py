@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, floor, log2, prod
-from typing import Literal
+from typing import Any, Literal
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
@@ -34,7 +34,7 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class Sites:
-    """The sites of a run in model order, from `sites.json`, else guessed from the names in the assignments."""
+    """The sites that have a choice, in model order: from `sites.json`, else guessed from names in the assignments."""
 
     facts: tuple[SiteFacts, ...]
 
@@ -43,7 +43,8 @@ class Sites:
         """Names without a `:` are taken for parameters, all of one size, where the folder has no `sites.json`."""
         path = result.folder / "sites.json"
         if path.is_file():
-            return cls(tuple(map(_facts, json.loads(path.read_text(encoding="utf-8")))))
+            entries = json.loads(path.read_text(encoding="utf-8"))
+            return cls(tuple(_facts(entry) for entry in entries if entry["choice"] is not None))
         names = dict.fromkeys(name for e in result.evaluations for name in e.assignment)
         return cls(tuple(SiteFacts(name, ":" not in name, 1, name) for name in names))
 
@@ -72,10 +73,9 @@ class Sites:
         return " ".join(f"{_short(bits)}{letter}" for bits, letter in pairs if bits is not None)
 
 
-def _facts(entry: Mapping[str, object]) -> SiteFacts:
-    name, shape = str(entry["name"]), entry.get("shape") or ()
-    elements = prod(int(n) for n in shape) if isinstance(shape, Iterable) else 1
-    return SiteFacts(name, Role(str(entry["role"])).is_parameter, elements, str(entry.get("choice") or name))
+def _facts(entry: Mapping[str, Any]) -> SiteFacts:
+    elements = prod(entry["shape"])
+    return SiteFacts(entry["name"], Role(entry["role"]).is_parameter, elements, entry["choice"])
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,11 @@ class View:
         ours, base = point.measures.get(measure, 0.0), self.result.baseline.measures.get(measure, 0.0)
         return base / ours if is_cost(measure) and ours > 0 and base > 0 else None
 
+    def ratios(self, point: Point) -> dict[str, float]:
+        """`memory_ratio` for `memory_bytes`, and so on: how many times smaller than float each cost is."""
+        found = {f"{cost_stem(name)}_ratio": self.ratio(point, name) for name in point.evaluation.measures}
+        return {name: ratio for name, ratio in found.items() if ratio is not None}
+
     def hover(self, point: Point) -> str:
         """What a picture says about a point, in lines of HTML."""
         lines = [f"<b>{point.name}</b>  {'· knee' if point.is_knee else ''}", f"bits {point.summary or 'float'}"]
@@ -217,7 +222,9 @@ def with_error(evaluation: Evaluation, measure: str) -> str:
     """A measure with its standard error where one is known: `0.9519 ± 0.0041`."""
     text = number(measure, evaluation.measures[measure])
     error = evaluation.stderr.get(measure)
-    return f"{text} ± {error:.2g}" if error else text
+    if not error:
+        return text
+    return f"{text} ± {error:.4f}" if abs(evaluation.measures[measure]) < 10 else f"{text} ± {error:.2g}"
 
 
 def pairs(goals: Sequence[Goal]) -> list[tuple[Goal, Goal]]:

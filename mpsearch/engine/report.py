@@ -1,0 +1,295 @@
+"""`report.md`: what was asked, what was found, whether mixed precision was worth it, and how sure one can be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from math import hypot
+from pathlib import Path
+from shlex import quote
+
+import numpy as np
+
+from mpsearch.core.front import Losses, non_dominated
+from mpsearch.core.goal import Goal
+from mpsearch.engine.result import RunResult
+from mpsearch.engine.tracking_store import FILE, ui_text
+from mpsearch.engine.views import Point, View, cost_stem, is_cost, number, with_error
+
+_CLOSE = 2.0  # standard errors within which two scores are called alike
+
+
+def write(result: RunResult) -> Path:
+    """Write `report.md` into the run folder, whole; returns its path."""
+    path, draft = result.folder / "report.md", result.folder / "report.md.tmp"
+    draft.write_text(markdown(View.of(result)), encoding="utf-8")
+    draft.replace(path)
+    return path
+
+
+def markdown(view: View) -> str:
+    """The report."""
+    sections = [
+        (f"# {view.result.spec.name}: {_outcome(view)}", _question(view)),
+        (
+            "## Front" if view.front else "## Nearest to the limits",
+            [*_table(view, view.front or view.nearest), "", *_picks(view)],
+        ),
+        (
+            "## Uniform precision beside it",
+            [*_table(view, [*view.uniform, *view.baseline]), "", *mixed_or_uniform(view)],
+        ),
+        ("## What each step along the front bought", list(_steps(view))),
+        ("## How sure this is", list(_confidence(view))),
+        ("## Failures", list(_failures(view))),
+        ("## Again", list(_again(view))),
+    ]
+    return "\n\n".join(f"{heading}\n\n" + "\n".join(lines) for heading, lines in sections if lines) + "\n"
+
+
+def note(view: View, picture: str | None, characters: int) -> str:
+    """A short version for the page of a tracking run, of at most so many characters; long tables lose their end."""
+    head = [f"## {view.result.spec.name}: {_outcome(view)}", ""]
+    head += [f"![front]({picture})", ""] if picture else []
+    tail = ["", *mixed_or_uniform(view), "", "Files: `front.html` (interactive), `report.md`, `evaluations.csv`."]
+    rows = _table(view, view.front or view.nearest)
+    kept = len(rows)
+    while kept > 2 and len("\n".join([*head, *rows[:kept], "(more in report.md)", *tail])) > characters:
+        kept -= 1
+    more = [] if kept == len(rows) else ["", f"({len(rows) - kept} more in report.md)"]
+    return "\n".join([*head, *rows[:kept], *more, *tail])[:characters]
+
+
+def _outcome(view: View) -> str:
+    if not view.front:
+        return "nothing meets the limits"
+    state = " so far" if view.result.status == "interrupted" else ""
+    return f"a front of {len(view.front)}{state}, from {len(view.result.evaluations)} evaluations"
+
+
+def _question(view: View) -> list[str]:
+    result = view.result
+    goals = [
+        f"{'most' if g.maximise else 'least'} `{g.name}`" + (f" (limit `{g.limit}`)" if g.limit else "")
+        for g in view.goals
+    ]
+    choices = len(view.sites.choices)
+    return [
+        f"Which precision at each of {choices} choices gives the {' and the '.join(goals)}? "
+        f"Asked with driver `{result.spec.driver.use}`, seed {result.spec.seed}; "
+        f"{len(result.evaluations)} evaluations ({result.failed} failed, {result.hits} answered from the ledger), "
+        f"{result.forward_equivalents:.1f} float forwards of work, {result.seconds:.0f} s. Status: **{result.status}**.",
+        "",
+        f"The float model has {_scores(view, view.baseline[0]) if view.baseline else 'no score'}. "
+        f"Hypervolume {result.hypervolume:.4f} (1 is the ideal point, 0 the worst of float and uniform).",
+        "",
+        "![front](front.png)",
+        "",
+        "Members are chosen on the validation split and scored once on the test split. ± is one standard error.",
+    ]
+
+
+def _scores(view: View, point: Point) -> str:
+    return ", ".join(f"{g.name} {with_error(point.evaluation, g.name)}" for g in view.goals)
+
+
+def _table(view: View, points: Sequence[Point]) -> list[str]:
+    if not points:
+        return []
+    tested = [g for g in view.goals if not is_cost(g.name)]
+    extra = [
+        n for n in ("memory_bytes",) if n not in {g.name for g in view.goals} and all(n in p.measures for p in points)
+    ]
+    names = [*(g.name for g in view.goals), *extra]
+    head = ["#", "assignment", *names, *(f"test {g.name}" for g in tested), "average bits", "key"]
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for i, p in enumerate(points):
+        cells = [
+            str(i),
+            f"{p.name}{' **(knee)**' if p.is_knee else ''}{' (on the front)' if p.on_front and p.kind != 'mixed' else ''}",
+        ]
+        for name in names:
+            ratio = view.ratio(p, name)
+            cells.append(
+                with_error(p.evaluation, name) + (f" ({ratio:.1f}× smaller)" if ratio and p.kind != "float" else "")
+            )
+        cells += [with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
+        lines.append("| " + " | ".join([*cells, p.summary or "32", f"`{p.key[:8]}`"]) + " |")
+    return lines
+
+
+def _picks(view: View) -> Iterator[str]:
+    front = view.result.front
+    if not front.members:
+        limits = [f"`{g.name} {g.limit}`" for g in view.goals if g.limit]
+        yield f"No evaluated assignment meets {' and '.join(limits)}; above are those that miss by least. Loosen a limit, or widen the formats."
+        return
+    picks = ["knee", *(f"{'best' if g.maximise else 'cheapest'}:{g.name}" for g in view.goals)]
+    for pick in picks:
+        p = view.by_key[front.pick(pick).key]
+        yield f"* `{pick}`: {p.name}, key `{p.key[:8]}`: {_scores(view, p)}"
+    for goal in view.goals:
+        if goal.limit is not None:
+            bound = goal.limit.bound(view.result.baseline.measures[goal.name])
+            yield f"* every member meets `{goal.name} {goal.limit}` (= {number(goal.name, bound)}) on validation"
+            missed = [p for p in view.front if p.test and goal.excess(p.test.measures, _tested_baseline(view)) > 0]
+            if missed:
+                yield f"* **{len(missed)} of {len(view.front)} members miss that limit on the test split**: {', '.join(p.name for p in missed[:5])}"
+
+
+def _tested_baseline(view: View) -> dict[str, float]:
+    scored = [p.test.measures for p in view.baseline if p.test]
+    return {**view.result.baseline.measures, **(scored[0] if scored else {})}
+
+
+def mixed_or_uniform(view: View) -> list[str]:
+    """For each uniform control: the front member that beats it, and by how much; said plainly where none does."""
+    if not view.front or not view.uniform or len(view.goals) < 2:
+        return []
+    quality, costs = view.goals[0], view.goals[1:]
+    lines, beaten = [], 0
+    for control in view.uniform:
+        mixed = [p for p in view.front if p.kind == "mixed"]
+        at_least = [p for p in mixed if _dominates(p, control, view.goals)]
+        if not at_least:
+            rival = [p for p in mixed if all(g.loss(p.measures) <= g.loss(control.measures) for g in costs)]
+            tail = (
+                "no mixed assignment that costs as little scores as well"
+                if rival
+                else "no mixed member costs as little"
+            )
+            lines.append(f"* {control.name} ({_scores(view, control)}) is **not beaten**: {tail}.")
+            continue
+        beaten += 1
+        best = min(at_least, key=lambda p: quality.loss(p.measures))
+        lines.append(
+            f"* {control.name} ({_scores(view, control)}) is beaten by {best.name} `{best.key[:8]}`: {_gain(best, control, quality, costs)}."
+        )
+    total = len(view.uniform)
+    verdict = "beats every" if beaten == total else f"beats {beaten} of {total}" if beaten else "does not beat any"
+    return [
+        f"**Mixed precision {verdict} uniform control{'s' if 0 < beaten < total else ''}** on the validation split.",
+        "",
+        *lines,
+    ]
+
+
+def _dominates(a: Point, b: Point, goals: Sequence[Goal]) -> bool:
+    ours, theirs = ([g.loss(p.measures) for g in goals] for p in (a, b))
+    return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
+
+
+def _gain(best: Point, control: Point, quality: Goal, costs: Sequence[Goal]) -> str:
+    """By how much `best` beats `control`, and whether the difference in quality is more than noise."""
+    difference = abs(best.measures[quality.name] - control.measures[quality.name])
+    parts = [f"{quality.name} better by {number(quality.name, difference)}" if difference else f"equal {quality.name}"]
+    error = hypot(best.evaluation.stderr.get(quality.name, 0.0), control.evaluation.stderr.get(quality.name, 0.0))
+    if error and 0 < difference <= _CLOSE * error:
+        parts[0] += f" (within {_CLOSE:g} standard errors: alike)"
+    for g in costs:
+        ours, theirs = best.measures[g.name], control.measures[g.name]
+        if is_cost(g.name) and ours > 0:
+            parts.append(
+                f"{cost_stem(g.name).replace('_', ' ')} {theirs / ours:.2f}× smaller"
+                if ours != theirs
+                else f"equal {cost_stem(g.name)}"
+            )
+    return ", ".join(parts)
+
+
+def _steps(view: View) -> Iterator[str]:
+    """Neighbours on the front: what was paid, what it bought, and which choices changed."""
+    for before, after in pairwise(view.front):
+        changed = []
+        for name, site in view.sites.choices.items():
+            old, new = (p.evaluation.assignment.at(site.name) for p in (before, after))
+            if old != new:
+                changed.append(f"{name} {old}→{new}")
+        moved = []
+        for g in view.goals:
+            old_value, new_value = before.measures[g.name], after.measures[g.name]
+            if old_value != new_value:
+                moved.append(f"{g.name} {number(g.name, old_value)} → {number(g.name, new_value)}")
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {', '.join(changed[:4]) or 'nothing'}{more}."
+
+
+def _confidence(view: View) -> Iterator[str]:
+    result, quality = view.result, view.goals[0]
+    sizes = {e.n for e in result.evaluations if e.failure is None}
+    if sizes and max(sizes):
+        yield f"* Validation scores rest on {max(sizes)} samples."
+    for p in view.front if view.baseline and quality.name in view.baseline[0].evaluation.stderr else []:
+        base = view.baseline[0]
+        error = hypot(p.evaluation.stderr.get(quality.name, 0.0), base.evaluation.stderr[quality.name])
+        if abs(p.measures[quality.name] - base.measures[quality.name]) <= _CLOSE * error:
+            yield f"* The smallest member within {_CLOSE:g} standard errors of float is {p.name} `{p.key[:8]}`: {_scores(view, p)}."
+            break
+    gaps = [
+        quality.loss(p.test.measures) - quality.loss(p.measures)
+        for p in view.front
+        if p.test and quality.name in p.test.measures
+    ]
+    if gaps:
+        mean = sum(gaps) / len(gaps)
+        base_gap = [quality.loss(p.test.measures) - quality.loss(p.measures) for p in view.baseline if p.test]
+        beside = f" (float, which nothing was chosen by: {base_gap[0]:+.4f})" if base_gap else ""
+        yield f"* Choosing on validation may flatter: from validation to test, members get worse by {mean:+.4f} {quality.name} on average{beside}."
+    elif view.front:
+        yield "* Not scored on the test split yet: the run has not ended."
+    if view.front:
+        last = max(p.order for p in view.front)
+        yield f"* The last member of the front was found at evaluation {last} of {len(result.evaluations)}" + (
+            "; more budget may still improve it."
+            if last > 0.8 * len(result.evaluations)
+            else ": the front had settled."
+        )
+        alone = sum(non_dominated(_losses(view)))
+        if alone < len(view.front):
+            yield f"* On the test split {alone} of the {len(view.front)} members are still not dominated by another."
+
+
+def _losses(view: View) -> Losses:
+    return np.array(
+        [[g.loss({**p.measures, **(p.test.measures if p.test else {})}) for g in view.goals] for p in view.front]
+    )
+
+
+def _failures(view: View) -> Iterator[str]:
+    kinds: dict[tuple[str, str], int] = {}
+    for e in view.result.evaluations:
+        if e.failure is not None:
+            cause = (e.failure.kind, " ".join(e.failure.message.split())[:200])
+            kinds[cause] = kinds.get(cause, 0) + 1
+    for (kind, message), count in sorted(kinds.items(), key=lambda item: -item[1])[:10]:
+        yield f"* {count} × {kind}: {message}"
+
+
+def _again(view: View) -> Iterator[str]:
+    result, spec = view.result, view.result.spec
+    folder = quote(str(result.folder))
+    space = spec.resolved.space_file if spec.resolved and spec.resolved.space_file else spec.name
+    extent = f"--budget {spec.driver.budget}" if spec.driver.budget else f"--time {spec.driver.time}"
+    yield "```sh"
+    yield f"mpsearch run --space {quote(space)} --driver {spec.driver.use} {extent} --seed {spec.seed} --device {spec.engine.device}"
+    yield f"mpsearch front {folder} --pick knee"
+    if result.status == "interrupted":
+        yield f"mpsearch resume {folder}"
+    yield "```"
+    yield ""
+    yield f"* spec `{spec.sha256}` (all settings: `spec.yaml`)"
+    if spec.resolved:
+        yield f"* space file `{spec.resolved.space_sha256}`, objective `{spec.resolved.objective_sha256}`, float weights `{spec.resolved.fingerprint}`"
+        yield "* versions: " + ", ".join(f"{name} {version}" for name, version in spec.resolved.versions.items())
+    yield f"* MLflow: {_tracked(result)}"
+
+
+def _tracked(result: RunResult) -> str:
+    path, folder = result.folder / FILE, quote(str(result.folder))
+    if not result.spec.tracking.enabled:
+        return f"not tracked; `mpsearch sync {folder}` writes it"
+    if not path.is_file():
+        return f"`mpsearch ui {folder}`"
+    place = json.loads(path.read_text(encoding="utf-8"))
+    return f"`mpsearch ui {folder}`, or `{ui_text(place['uri'])}`; experiment `{place['experiment']}`, filter `tags.on_front = 'true'`"
