@@ -11,13 +11,15 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext, suppress
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import BadInput, MpsearchError
+from mpsearch.core.errors import BadInput, MpsearchError, OutOfResources
+from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
@@ -47,6 +49,7 @@ def run(
     build: Build | None = None,
     stop: Stop | None = None,
     show_progress: bool = True,
+    bare: bool = False,
 ) -> RunResult:
     """Search as `spec` says and leave everything in `folder`, which must be new or empty.
 
@@ -54,6 +57,7 @@ def run(
         build: makes the problem; None for the model that the spec names.
         stop: holds, afterwards, the signal that ended the run; by default Ctrl-C and SIGTERM end it cleanly.
         show_progress: on standard error.
+        bare: leave out the plots, the report and tracking; only what programs read is written.
 
     Returns:
         The result, of status `infeasible` if nothing meets the limits and `interrupted` after a signal.
@@ -70,11 +74,16 @@ def run(
             files.write(files.weights, problem.save_weights)
         files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))
         spec = save_spec(_resolve(spec, problem), files.path)
-        return _sit(files, spec, problem, stop or Stop(), show_progress)
+        return _sit(files, spec, problem, stop or Stop(), show_progress, bare)
 
 
 def resume(
-    folder: Path, *, build: Build | None = None, stop: Stop | None = None, show_progress: bool = True
+    folder: Path,
+    *,
+    build: Build | None = None,
+    stop: Stop | None = None,
+    show_progress: bool = True,
+    bare: bool = False,
 ) -> RunResult:
     """Go on with the run in `folder`: evaluates nothing twice, and ends as if it had never been stopped.
 
@@ -90,37 +99,20 @@ def resume(
                 f"{files.path}: the float weights are not those of the run (fingerprint {problem.fingerprint[:12]}, "
                 f"recorded {recorded[:12]}); bring the weights back, or start a new run."
             )
-        return _sit(files, spec, problem, stop or Stop(), show_progress)
+        return _sit(files, spec, problem, stop or Stop(), show_progress, bare)
 
 
-def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress: bool) -> RunResult:
+def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress: bool, bare: bool) -> RunResult:
     """One sitting: from opening the ledger to the files."""
     began_s = time.monotonic()
     goals = tuple(goal.goal() for goal in spec.goals)
+    time_s = spec.driver.time_s
     facts = files.front_facts()
-    with ExitStack() as stack:
-        ledger = stack.enter_context(Ledger(files.ledger, spec.sha256, _versions()))
-        recorded_s = sum(
-            e.seconds for e in ledger.evaluations
-        )  # what a killed sitting is known to have taken
+    with Ledger(files.ledger, spec.sha256, _versions()) as ledger, stop:
+        recorded_s = sum(e.seconds for e in ledger.evaluations)  # what a killed sitting is known to have taken
         earlier_s = max(float(facts.get("seconds", 0.0)), recorded_s)
         log.info("%s: %s evaluations recorded, %s", files.path, len(ledger), _versions())
-        time_s = spec.driver.time_s
-        watchers: list[Callable[..., object]] = []
-        if show_progress:
-            watchers.append(stack.enter_context(LiveProgress(goals, spec.driver.budget, time_s)))
-        stack.enter_context(stop)
-        session = LedgerSession(
-            problem,
-            ledger,
-            goals,
-            spec.seed,
-            budget=spec.driver.budget,
-            deadline_s=None if time_s is None else began_s + max(0.0, time_s - earlier_s),
-            noisy=spec.objective.noisy,
-            stop=stop,
-            observe=lambda evaluation: [watch(evaluation) for watch in watchers],
-        )
+        projections = None if bare else _projections(files.path, spec)
 
         def result(complete: bool) -> RunResult:
             return assemble(
@@ -133,27 +125,48 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
                 seconds=earlier_s + time.monotonic() - began_s,
             )
 
-        try:
-            _search(session, spec, problem.space)
-            if stop.signum is None:
-                found = result(complete=True)
-                session.score_test([found.baseline, *found.uniform.values(), *found.front.members])
-        except SearchOver as end:
-            log.info("%s", end)
-        except MpsearchError:
-            if len(ledger):
-                files.write_front(result(complete=False))
-            raise
-        if not len(ledger):
-            raise BadInput(
-                f"{files.path}: stopped before the float baseline was evaluated; resume it to go on."
+        def conclude(found: RunResult) -> RunResult:
+            files.write_front(found)
+            log.info("%s: %s on the front, hypervolume %.4f", found.status, len(found.front.members), found.hypervolume)
+            if projections is not None:
+                projections.finish(found)
+            return found
+
+        with LiveProgress(goals, spec.driver.budget, time_s) if show_progress else nullcontext() as progress:
+
+            def observe(evaluation: Evaluation) -> None:
+                if progress is not None:
+                    progress(evaluation)
+                if projections is not None:
+                    projections.update(lambda: result(complete=False))
+
+            session = LedgerSession(
+                problem,
+                ledger,
+                goals,
+                spec.seed,
+                budget=spec.driver.budget,
+                deadline_s=None if time_s is None else began_s + max(0.0, time_s - earlier_s),
+                noisy=spec.objective.noisy,
+                stop=stop,
+                observe=observe,
             )
-        found = result(complete=stop.signum is None)
-        files.write_front(found)
-        log.info(
-            "%s: %s on the front, hypervolume %.4f", found.status, len(found.front.members), found.hypervolume
-        )
-    return found
+            try:
+                _search(session, spec, problem.space)
+                if stop.signum is None:
+                    found = result(complete=True)
+                    session.score_test([found.baseline, *found.uniform.values(), *found.front.members])
+            except SearchOver as end:
+                log.info("%s", end)
+            except MpsearchError as error:
+                log.error("%s", error)
+                if len(ledger):
+                    with suppress(OutOfResources):  # the first error says more than what follows from it
+                        conclude(result(complete=False))
+                raise
+        if not len(ledger):
+            raise BadInput(f"{files.path}: stopped before the float baseline was evaluated; resume it to go on.")
+        return conclude(result(complete=stop.signum is None))
 
 
 def _search(session: LedgerSession, spec: Spec, space: Space) -> None:
@@ -191,9 +204,7 @@ def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list
     for number, globs in enumerate(start):
         for glob in globs:
             if not any(fnmatchcase(site, glob) for choice in space.choices for site in choice.sites):
-                errors.append(
-                    f"start[{number}]: {glob!r} matches no site that has a choice; see mpsearch describe."
-                )
+                errors.append(f"start[{number}]: {glob!r} matches no site that has a choice; see mpsearch describe.")
         picked = []
         for choice in space.choices:
             text = next((t for g, t in globs.items() if any(fnmatchcase(s, g) for s in choice.sites)), None)
@@ -239,6 +250,12 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _projections(folder: Path, spec: Spec) -> Any:
+    from mpsearch.engine.projections import Projections  # it loads the plotting libraries and MLflow
+
+    return Projections(folder, spec)
 
 
 def _build_model(spec: Spec, weights: Path | None) -> Problem:

@@ -1,7 +1,7 @@
 """The exam that every driver sits, on the toy problem. Subclass it, set `driver`, and pytest finds the rest:
 
-    class TestMine(DriverExam):
-        driver = "mine"          # as registered in the entry-point group `mpsearch.drivers`
+class TestMine(DriverExam):
+    driver = "mine"          # as registered in the entry-point group `mpsearch.drivers`
 """
 
 from __future__ import annotations
@@ -74,10 +74,10 @@ class DriverExam:
                 del weights
                 return Toy(**spec.objective.options, watch=watch)
 
-            stopped = run(self.spec(fail_every=5), folder, build=build, stop=stop, show_progress=False)
+            stopped = run(self.spec(fail_every=5), folder, build=build, stop=stop, show_progress=False, bare=True)
             assert stopped.status == "interrupted"
             assert len(stopped.evaluations) == after
-            resumed = resume(folder, build=build, show_progress=False)
+            resumed = resume(folder, build=build, show_progress=False, bare=True)
             assert resumed.status == "complete"
             assert equal(Folder(folder).ledger, Folder(tmp_path / "whole").ledger)
             assert seen.pop((FLOAT, "validation")) == 2
@@ -98,7 +98,7 @@ class DriverExam:
                 del weights
                 return Toy(**spec.objective.options, options=Toy().space.choices[0].options[:1])
 
-            result = run(spec, tmp_path / str(layers), build=build, show_progress=False)
+            result = run(spec, tmp_path / str(layers), build=build, show_progress=False, bare=True)
             assert result.status == "complete"
             assert len(result.evaluations) == points
 
@@ -129,4 +129,4 @@ def _run(spec: Spec, folder: Path) -> RunResult:
         del weights
         return Toy(**spec.objective.options)
 
-    return run(spec, folder, build=build, show_progress=False)
+    return run(spec, folder, build=build, show_progress=False, bare=True)

@@ -74,13 +74,9 @@ class Toy(Problem):
             self._watch(assignment, split)
             time.sleep(self._slow_s)
             if self._fail_every and assignment and int(assignment.key, 16) % self._fail_every == 0:
-                yield Evaluation(
-                    assignment, split=split, n=100, failure=Failure("error", "the toy fails here")
-                )
+                yield Evaluation(assignment, split=split, n=100, failure=Failure("error", "the toy fails here"))
                 continue
-            accuracy = (
-                self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
-            )
+            accuracy = self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
             yield Evaluation(
                 assignment,
                 measures={"accuracy": accuracy, **self.costs(assignment)},
@@ -116,8 +112,7 @@ def true_front(problem: Toy, goals: Mapping[str, bool]) -> set[Assignment]:
 
     def beaten(losses: list[float]) -> bool:
         return any(
-            other != losses and all(a <= b for a, b in zip(other, losses, strict=True))
-            for other in scored.values()
+            other != losses and all(a <= b for a, b in zip(other, losses, strict=True)) for other in scored.values()
         )
 
     return {assignment for assignment, losses in scored.items() if not beaten(losses)}

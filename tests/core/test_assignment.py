@@ -63,9 +63,7 @@ def test_keys_are_equal_only_for_equal_assignments(one, other):
 
 def test_key_is_the_same_in_another_process_and_for_good():
     assignment = Assignment.parse({"b": "int4", "a": "int8:affine"})
-    code = (
-        "from mpsearch.core.assignment import Assignment as A; print(A.parse({'a': 'int8:affine', 'b': 'int4'}).key)"
-    )
+    code = "from mpsearch.core.assignment import Assignment as A; print(A.parse({'a': 'int8:affine', 'b': 'int4'}).key)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == assignment.key == "58c926fe3977be4a"
 
