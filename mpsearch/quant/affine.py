@@ -71,9 +71,7 @@ class AffineGrid(Grid):
 
     @property
     def _zeros(self) -> Tensor:
-        return (
-            torch.zeros_like(self.scale) if self.zero_point is None else self.zero_point.to(self.scale.dtype)
-        )
+        return torch.zeros_like(self.scale) if self.zero_point is None else self.zero_point.to(self.scale.dtype)
 
     @cached_property
     def _numbers(self) -> tuple[float, float, float, float, Tensor]:

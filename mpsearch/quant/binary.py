@@ -35,9 +35,7 @@ class BinaryGrid(Grid):
     @torch.no_grad()
     def round_trip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         out = torch.empty_like(x) if out is None else out
-        low, high, middle = (
-            self.grain.spread(t, x.shape).to(x.dtype) for t in (self._bottom, self.high, self._middle)
-        )
+        low, high, middle = (self.grain.spread(t, x.shape).to(x.dtype) for t in (self._bottom, self.high, self._middle))
         pieces = ((x, out),) if self.high.dim() else chunks(x, out)
         for source, target in pieces:
             torch.where(source >= middle, high, low, out=target)

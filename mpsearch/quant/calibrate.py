@@ -70,8 +70,7 @@ def entropy_clip(counts: Tensor, levels: int) -> int:
     keep = torch.arange(max(_FIRST, levels), BINS + 1)
     edges = (torch.arange(levels + 1) * keep[:, None] + levels - 1) // levels  # [candidates, levels + 1]
     total, filled, plogp = (
-        torch.cat((t.new_zeros(1), t.cumsum(0)))
-        for t in (counts, (counts > 0).double(), torch.xlogy(counts, counts))
+        torch.cat((t.new_zeros(1), t.cumsum(0))) for t in (counts, (counts > 0).double(), torch.xlogy(counts, counts))
     )
     in_group, filled_in_group = (t[edges].diff(dim=1) for t in (total, filled))
     last = counts[keep - 1]

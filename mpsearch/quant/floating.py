@@ -68,7 +68,7 @@ class Float(Quantizer):
         return CastGrid(torch.float16)
 
 
-class BFloat(Quantizer):
+class BrainFloat(Quantizer):
     """`bf16`: 8 bits of exponent, 7 of mantissa; the range of float32."""
 
     scheme = "bf"

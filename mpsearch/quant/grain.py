@@ -29,8 +29,8 @@ class Grain:
         """Elements that share a scale as rows: float32 [rows, n] blocks, the last one of partial groups if
         any."""
         if self.axis is None or x.dim() == 0:
-            return [x.reshape(1, -1).float()]
-        channels = x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).float()
+            return [x.reshape(1, -1).float().contiguous()]
+        channels = x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).float().contiguous()
         if self.group is None:
             return [channels]
         whole = channels.shape[1] // self.group * self.group

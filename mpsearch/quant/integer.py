@@ -61,9 +61,7 @@ class _Plan:
             if kind is None:
                 raise BadInput(f"format {str(fmt)!r}: unknown option {word!r}.{nearest(word, _WORDS)}")
             if kind in given:
-                raise BadInput(
-                    f"format {str(fmt)!r}: {word!r} is a second {kind}; give one of {_KINDS[kind].pattern}."
-                )
+                raise BadInput(f"format {str(fmt)!r}: {word!r} is a second {kind}; give one of {_KINDS[kind].pattern}.")
             given.add(kind)
             words[kind] = word
         if words["range"].startswith("p"):
@@ -86,15 +84,11 @@ class _Plan:
         if bits not in _BITS:
             return f"int has no {bits:g} bits. Allowed: {', '.join(map(str, _BITS))}."
         if self.grain.startswith("g") and not role.is_parameter:
-            return (
-                f"groups ({self.grain}) need a fixed shape: only parameters have them. Use tensor or channel."
-            )
+            return f"groups ({self.grain}) need a fixed shape: only parameters have them. Use tensor or channel."
         if self.percent is not None and not 50 < self.percent <= 100:
             return f"a percentile lies above 50 and at most at 100, not {self.range}; for example p99.99."
         if bits == 1 and self.map == "sym" and self.range != "mse":
-            return (
-                f"one symmetric bit is plus or minus the mean magnitude, it has no range; drop {self.range}."
-            )
+            return f"one symmetric bit is plus or minus the mean magnitude, it has no range; drop {self.range}."
         if self.range == "entropy" and (self.grain != "tensor" or not 2 <= bits <= 8):
             return "entropy needs one scale per tensor and 2 to 8 bits; for example int8:tensor:entropy."
         return None
@@ -110,28 +104,20 @@ class Integer(Quantizer):
         refusal = plan.refusal(fmt.bits, role)
         if refusal:
             raise BadInput(f"format {str(fmt)!r}: {refusal}")
-        kept = (
-            word
-            for word, usual in zip(vars(plan).values(), vars(default).values(), strict=True)
-            if word != usual
-        )
+        kept = (word for word, usual in zip(vars(plan).values(), vars(default).values(), strict=True) if word != usual)
         return Format(self.scheme, fmt.bits, tuple(kept))
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
         plan = _Plan.read(self.canonical(fmt, role), role)
         fit = _fit_one_bit if fmt.bits == 1 else _fit_codes
-        grid = fit(
-            finite(sample).cpu(), int(fmt.bits), plan, plan.along(axis)
-        )  # on the CPU: equal grids everywhere
+        grid = fit(finite(sample).cpu(), int(fmt.bits), plan, plan.along(axis))  # on the CPU: equal grids everywhere
         return grid.to(sample.device)
 
 
 def _fit_codes(sample: Tensor, bits: int, plan: _Plan, grain: Grain) -> AffineGrid:
     affine = plan.map == "affine"
     half = 2 ** (bits - 1)
-    codes = (
-        Codes(0, 2 * half - 1, True) if affine else Codes(-half if bits == 2 else 1 - half, half - 1, False)
-    )
+    codes = Codes(0, 2 * half - 1, True) if affine else Codes(-half if bits == 2 else 1 - half, half - 1, False)
     scales, zeros = [], []
     for rows in grain.rows(sample):
         largest = rows.abs().amax(dim=1).double()

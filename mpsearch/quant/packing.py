@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_BLOCK = (
-    1 << 20
-)  # codes expanded to single bits at a time: bounds the memory; a multiple of 8, so blocks end on bytes
+_BLOCK = 1 << 20  # codes expanded to single bits at a time: bounds the memory; a multiple of 8, so blocks end on bytes
 
 
 def packed_bytes(count: int, bits: int) -> int:
@@ -41,9 +39,7 @@ def unpack_codes(stream: Tensor, bits: int, count: int) -> Tensor:
     for start in range(0, count, _BLOCK):
         size = min(_BLOCK, count - start)
         first = start * bits // 8
-        single = np.unpackbits(
-            data[first : first + packed_bytes(size, bits)], count=size * bits, bitorder="little"
-        )
+        single = np.unpackbits(data[first : first + packed_bytes(size, bits)], count=size * bits, bitorder="little")
         packed = np.packbits(single.reshape(size, bits), axis=1, bitorder="little")
         codes[start : start + size, : packed.shape[1]] = packed
     return torch.from_numpy(codes.view("<u2").reshape(-1).astype(np.int32))

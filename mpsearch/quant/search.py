@@ -87,9 +87,7 @@ class _Rows:
     values: Tensor
     counts: Tensor | None = None
 
-    def settle(
-        self, scale: Tensor, zero: Tensor, low: Tensor, high: Tensor, codes: Codes, refit: bool = True
-    ) -> _Best:
+    def settle(self, scale: Tensor, zero: Tensor, low: Tensor, high: Tensor, codes: Codes, refit: bool = True) -> _Best:
         """Nearest codes at `scale`; the scale that is best for those codes (if `refit`), and its squared
         error."""
         q = torch.round(self.values / scale[:, None])
@@ -144,10 +142,7 @@ def _least(rows: Tensor, codes: Codes) -> _Best:
     if rows.shape[1] > _DIRECT:
         found = [_zoom(row, codes) for row in torch.split(rows, 1)]
     else:
-        found = [
-            _climb(_Rows(part), *span(part), codes)
-            for part in torch.split(rows, max(1, _BLOCK // rows.shape[1]))
-        ]
+        found = [_climb(_Rows(part), *span(part), codes) for part in torch.split(rows, max(1, _BLOCK // rows.shape[1]))]
     return _Best(*(torch.cat(parts) for parts in zip(*map(astuple, found), strict=True)))
 
 
@@ -178,15 +173,12 @@ def _zoom(row: Tensor, codes: Codes) -> _Best:
     """
     low, high = span(row)
     best = _narrow(row, low, high, codes)
-    ends = percentile(
-        row[:, :: row.shape[1] // _DIRECT | 1], 99.9
-    )  # an odd stride meets every channel and column
+    ends = percentile(row[:, :: row.shape[1] // _DIRECT | 1], 99.9)  # an odd stride meets every channel and column
     if not 0 < float(ends[1] - ends[0]) < float(high - low) / 2:
         return best
     bulk = _narrow(row, *ends, codes)
     best, bulk = (
-        _Rows(row).settle(b.scale.float(), b.zero.float(), b.low, b.high, codes, refit=False)
-        for b in (best, bulk)
+        _Rows(row).settle(b.scale.float(), b.zero.float(), b.low, b.high, codes, refit=False) for b in (best, bulk)
     )
     return best.or_if_less(bulk)
 

@@ -57,31 +57,25 @@ class QuantizerExam:
     def test_has_at_most_two_to_the_bits_levels(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(1, 4096)
         grid = fit(quantizer, text, role, x)
-        scales = grid.nbits((1, 4096)) - grid.code_bits((1, 4096))
-        rows = x.split(64, dim=1) if scales > 8 * 64 else (x,)  # groups have levels of their own
-        levels = max(len(part.unique()) for part in torch.split(grid.round_trip(x), rows[0].shape[1], dim=1))
-        assert levels <= 2 ** Format.parse(text).bits
+        scales = max(1, (grid.nbits(x.shape) - grid.code_bits(x.shape)) // 32)  # each has levels of its own
+        assert len(set(grid.round_trip(x).flatten().tolist())) <= scales * 2 ** Format.parse(text).bits
 
     def test_error_does_not_grow_with_bits(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x, fmt = sample(8, 512), Format.parse(text)
-        wider = next(
-            filter(None, (_exists(quantizer, fmt, role, b) for b in range(int(fmt.bits) + 1, WIDEST))), None
-        )
+        wider = next(filter(None, (_exists(quantizer, fmt, role, b) for b in range(int(fmt.bits) + 1, WIDEST))), None)
         if wider is None:
             pytest.skip(f"{text} is the widest of its kind")
         narrow, wide = (squared_error(fit(quantizer, t, role, x), x) for t in (text, str(wider)))
         assert wide <= 1.05 * narrow
 
     @pytest.mark.parametrize("shape", SHAPES)
-    def test_zeros_stay_zero(
-        self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]
-    ) -> None:
+    def test_zeros_stay_zero(self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]) -> None:
         x = torch.zeros(shape)
         grid = fit(quantizer, text, role, x)
         assert torch.equal(grid.round_trip(x), x)
         assert torch.isfinite(grid.round_trip(sample(*shape))).all()
 
-    @pytest.mark.parametrize("value", [1.0, -0.3, 2.0**-20, 1e20, -1e-30])
+    @pytest.mark.parametrize("value", [1.0, -0.3, 2.0**-20, 6e4, -1e-30])
     def test_a_constant_is_met(self, quantizer: Quantizer, text: str, role: Role, value: float) -> None:
         x = torch.full((3, 5), value)
         met = fit(quantizer, text, role, x).round_trip(x)
@@ -89,9 +83,7 @@ class QuantizerExam:
         assert (met - x).abs().max() <= abs(value) * 2.0**-6 + 2.0**-24
 
     @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-    def test_refuses_what_is_not_finite(
-        self, quantizer: Quantizer, text: str, role: Role, bad: float
-    ) -> None:
+    def test_refuses_what_is_not_finite(self, quantizer: Quantizer, text: str, role: Role, bad: float) -> None:
         x = sample(4, 6)
         grid = fit(quantizer, text, role, x)
         x[1, 2] = bad
@@ -146,9 +138,7 @@ class QuantizerExam:
         assert Format.parse(str(short)) == short
         assert len(str(short)) <= len(text)
         x = sample(4, 9)
-        assert torch.equal(
-            quantizer.fit(x, short, role, 0).round_trip(x), fit(quantizer, text, role, x).round_trip(x)
-        )
+        assert torch.equal(quantizer.fit(x, short, role, 0).round_trip(x), fit(quantizer, text, role, x).round_trip(x))
 
     def test_refuses_unknown_options(self, quantizer: Quantizer, text: str, role: Role) -> None:
         with pytest.raises(BadInput, match="Allowed"):
