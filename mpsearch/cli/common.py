@@ -1,0 +1,87 @@
+"""What several commands share: finding a run, printing, and the table of a front."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpsearch.core.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from mpsearch.engine.views import Point, View
+
+RUNS = Path("runs")
+_WIDTH_OF_A_FILE = 160
+
+
+def console(to_stderr: bool = False) -> Console:
+    """A console on standard output (or error); plain and wide where that is not a terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if to_stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else _WIDTH_OF_A_FILE)
+
+
+def say(text: str) -> None:
+    """One line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on standard output."""
+    print(json.dumps(value, indent=1, allow_nan=False), flush=True)
+
+
+def find_run(text: str) -> Path:
+    """The run folder that `text` names: a path, or a unique prefix of a folder in `runs/`. Raises `BadInput`."""
+    path = Path(text)
+    if (path / "spec.yaml").is_file():
+        return path
+    runs = [run.name for run in RUNS.iterdir() if (run / "spec.yaml").is_file()] if RUNS.is_dir() else []
+    found = [name for name in runs if name.startswith(text)] if text else []
+    if len(found) == 1:
+        return RUNS / found[0]
+    if found:
+        raise BadInput(f"run {text!r} is not unique in {RUNS}/: {', '.join(sorted(found))}.")
+    what = "holds no run (it has no spec.yaml)" if path.is_dir() else "is neither a run folder nor the start of one"
+    raise BadInput(f"{text!r} {what}; runs in {RUNS.absolute()}:{nearest(text, runs)}")
+
+
+def front_table(view: View, points: list[Point]) -> Table:
+    """A row per point: bits, goals with test scores and ratios to float, key."""
+    from rich.table import Table
+
+    from mpsearch.engine.views import is_cost, number, with_error
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    tested = any(point.test is not None for point in points)
+    table.add_column("", justify="right")
+    table.add_column("bits")
+    for goal in view.goals:
+        table.add_column(goal.name, justify="right")
+        if tested and not is_cost(goal.name):
+            table.add_column("test", justify="right")
+        if is_cost(goal.name):
+            table.add_column("smaller", justify="right")
+    table.add_column("key")
+    row = 0
+    for point in points:
+        head = "" if point.kind == "float" else str(row) if point.on_front else ""
+        row += point.on_front
+        name = point.summary or point.name
+        cells = [head, f"{name}{'  knee' if point.is_knee else ''}" if point.on_front else point.name]
+        for goal in view.goals:
+            cells.append(with_error(point.evaluation, goal.name))
+            if is_cost(goal.name):
+                ratio = view.ratio(point, goal.name)
+                cells.append("" if ratio is None else f"{ratio:.1f}x")
+            elif tested:
+                known = point.test is not None and goal.name in point.test.measures
+                cells.append(number(goal.name, point.test.measures[goal.name]) if known and point.test else "")
+        table.add_row(*cells, point.key[:8])
+    return table

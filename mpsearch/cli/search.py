@@ -1,0 +1,175 @@
+"""`run`, `resume` and `describe`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mpsearch.cli.common import RUNS, console, find_run, front_table, print_json, say
+from mpsearch.core.errors import BadInput, NothingFeasible
+
+if TYPE_CHECKING:
+    from mpsearch.engine.result import RunResult
+    from mpsearch.engine.stop import Stop
+    from mpsearch.spec.schema import Spec
+    from mpsearch.spec.source import Override
+
+SpaceOption = Annotated[str, typer.Option("--space", help="A bundled space (mpsearch list spaces) or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B[0].C=VALUE", help="Override a value of the space file. Repeatable."),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")
+]
+
+
+def run(
+    space: SpaceOption,
+    driver: Annotated[str | None, typer.Option(help="Search method (mpsearch list drivers), or auto.")] = None,
+    budget: Annotated[int | None, typer.Option(help="Distinct evaluations, controls included.")] = None,
+    time: Annotated[str | None, typer.Option(help="Instead of a budget: 90s, 10m, 1.5h.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same search.")] = None,
+    set_: SetOption = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder, new or empty. Default: runs/NAME.")] = None,
+    resume_or_start: Annotated[
+        Path | None, typer.Option(help="The run folder: go on with the run in it, else start one.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow store. Default: SQLite in the working directory.")
+    ] = None,
+    no_tracking: Annotated[bool, typer.Option("--no-tracking", help="Do not write to MLflow.")] = False,
+    require_tracking: Annotated[
+        bool, typer.Option("--require-tracking", help="End with an error if the tracking store cannot be written.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show sites, choices, costs, expected time and memory; search nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search a space; leave a run folder with the Pareto front."""
+    from mpsearch.spec.load import load_spec
+    from mpsearch.spec.source import Override
+
+    if budget is not None and time is not None:
+        raise BadInput("--budget and --time exclude each other: a run ends by one of them.")
+    if out is not None and resume_or_start is not None:
+        raise BadInput("--out and --resume-or-start exclude each other.")
+    if no_tracking and (tracking_uri or require_tracking):
+        raise BadInput("--no-tracking excludes --tracking-uri and --require-tracking.")
+    flags: list[str | Override] = [*(set_ or ())]
+
+    def flag(where: str, value: Any, text: str) -> None:
+        if value is not None and value is not False:
+            flags.append(Override(tuple(where.split(".")), value, text))
+
+    flag("driver.use", driver, f"--driver {driver}")
+    if budget is not None:
+        flags.append(Override(("driver", "time"), None, f"--budget {budget}"))
+    if time is not None:
+        flags.append(Override(("driver", "budget"), None, f"--time {time}"))
+    flag("driver.budget", budget, f"--budget {budget}")
+    flag("driver.time", time, f"--time {time}")
+    flag("seed", seed, f"--seed {seed}")
+    flag("engine.device", device, f"--device {device}")
+    flag("engine.threads", threads, f"--threads {threads}")
+    flag("tracking.uri", tracking_uri, f"--tracking-uri {tracking_uri}")
+    flag("tracking.required", require_tracking, "--require-tracking")
+    if no_tracking:
+        flags.append(Override(("tracking", "enabled"), False, "--no-tracking"))
+    spec = load_spec(space, flags)
+    if dry_run:
+        from mpsearch.cli.describe import show
+
+        show(spec, as_json, measure=True)
+        return
+
+    from mpsearch.engine import run as engine
+    from mpsearch.engine.folder import Folder
+    from mpsearch.engine.stop import Stop
+
+    stop = Stop()
+    folder = out or resume_or_start or RUNS / _name(spec)
+    if resume_or_start is not None and Folder(folder).has_run:
+        _refuse_another_spec(folder, spec)
+        _finish(engine.resume(folder, stop=stop), stop, as_json)
+    else:
+        say(f"mpsearch: {spec.resolved.space_file if spec.resolved else space} -> {folder}")
+        _finish(engine.run(spec, folder, stop=stop), stop, as_json)
+
+
+def resume(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the start of a name in runs/.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was stopped or killed; nothing is evaluated twice."""
+    from mpsearch.engine import run as engine
+    from mpsearch.engine.stop import Stop
+
+    stop = Stop()
+    _finish(engine.resume(find_run(run), stop=stop), stop, as_json)
+
+
+def describe(space: SpaceOption, set_: SetOption = None, as_json: JsonOption = False) -> None:
+    """Show the sites of a space's model, their choices and what they cost; search nothing."""
+    from mpsearch.cli.describe import show
+    from mpsearch.spec.load import load_spec
+
+    show(load_spec(space, set_ or ()), as_json, measure=False)
+
+
+def _name(spec: Spec) -> str:
+    return f"{spec.name}-{spec.driver.use}-s{spec.seed}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _refuse_another_spec(folder: Path, spec: Spec) -> None:
+    """A run is gone on with only as it was begun; `auto` counts as the driver it became."""
+    from mpsearch.spec.load import load_saved
+
+    saved = load_saved(folder)
+    asked = spec
+    if spec.driver.use == "auto":
+        driver = spec.driver.model_copy(update={"use": saved.driver.use, "options": saved.driver.options})
+        asked = spec.model_copy(update={"driver": driver})
+    if asked.sha256 != saved.sha256:
+        raise BadInput(
+            f"{folder} holds a run of another spec (see its spec.yaml); go on with it by mpsearch resume {folder}, "
+            "or name another folder."
+        )
+
+
+def _finish(result: RunResult, stop: Stop, as_json: bool) -> None:
+    """Say what was found and where it lies; exit with the code of the outcome."""
+    from mpsearch.engine.folder import front_document
+    from mpsearch.engine.tracking_store import Place, ui_text
+    from mpsearch.engine.views import View
+
+    view = View.of(result)
+    if as_json:
+        print_json({"run": str(result.folder), **front_document(result)})
+    else:
+        screen = console()
+        screen.print(front_table(view, view.shown()))
+        failed = f", {result.failed} failed" if result.failed else ""
+        screen.print(
+            f"\n{len(view.front)} on the front, hypervolume {result.hypervolume:.4f}, "
+            f"{len(result.evaluations)} evaluations{failed}, {result.seconds:.1f} s"
+        )
+        screen.print(f"front   {result.folder / 'front.html'}\nreport  {result.folder / 'report.md'}", soft_wrap=True)
+        if result.spec.tracking.enabled:
+            uri = Place.of(result.folder, result.spec).uri
+            screen.print(f"MLflow  mpsearch ui {result.folder}   ({ui_text(uri)})", soft_wrap=True)
+    if stop.signum is not None:
+        say(f"mpsearch: stopped; go on with: mpsearch resume {result.folder}")
+        raise typer.Exit(stop.exit_code)
+    if result.status == "infeasible":
+        limits = ", ".join(f"{g.name} {g.limit}" for g in view.goals if g.limit)
+        raise NothingFeasible(
+            f"none of {len(result.evaluations)} assignments meets {limits}; the nearest are kept in "
+            f"{result.folder / 'front.json'}. Loosen a limit, allow wider formats, or raise the budget."
+        )
