@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def write_atomically(path: Path, content: bytes) -> bool:
     """Write a file that other processes see whole or not at all. False where the folder cannot be written."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(content)

@@ -119,9 +119,9 @@ def read_llama2c(path: Path) -> Llama:
         raise BadInput(f"{path} is not a llama2.c model: it has {len(content)} bytes.")
     shape = Shape(*struct.unpack("<7i", content[:28]))
     values = torch.from_numpy(np.frombuffer(content, "<f4", offset=28).copy())
-    sizes = _layout(shape)
-    rotary = shape.length * (shape.width // shape.heads)
-    if min(vars(shape).values()) < 1 or len(values) != sum(rows * columns for _, rows, columns in sizes) + rotary:
+    sizes = _layout(shape) if min(vars(shape).values()) > 0 else []
+    rotary = shape.length * shape.width // max(1, shape.heads)
+    if not sizes or len(values) != sum(rows * columns for _, rows, columns in sizes) + rotary:
         raise BadInput(f"{path} is not a llama2.c model with a tied head: its size does not fit its header {shape}.")
     model, weights, start = Llama(shape), {}, 0
     for name, rows, columns in sizes:

@@ -36,7 +36,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("__builtin__", "list"): list,
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,  # type: ignore[attr-defined]
+    ("numpy.core.multiarray", "_reconstruct"): np.array(0).__reduce__()[0],
     ("scipy.sparse.csr", "csr_matrix"): scipy.sparse.csr_matrix,
 }
 
