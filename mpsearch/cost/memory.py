@@ -18,7 +18,7 @@ from mpsearch.core.format import FP32, Format
 
 @dataclass(frozen=True)
 class Packed:
-    """What a tensor takes in one format, in bits: all that is stored, the codes alone, and what is static beside them."""
+    """What a tensor takes in one format, in bits: all that is stored, the codes alone, and what is static."""
 
     bits: int
     code_bits: int
@@ -79,6 +79,8 @@ class Memory:
     parameters: tuple[Parameter, ...]
     values: tuple[Value, ...]
     packed: PackedAt = field(repr=False)
+    knows_lifetimes: bool = True
+    """Whether `born` and `dies` of the values mean anything; without them there is no peak."""
 
     def measures(self, assignment: Assignment) -> dict[str, float]:
         """All measures; whole numbers except `weight_bits`."""
@@ -100,14 +102,12 @@ class Memory:
                 packed = self.packed(site, fmt)
                 stored += packed.static_bits
                 sizes[at] = (packed.code_bits + 7) // 8
-        held = np.zeros(self._steps + 1, dtype=np.int64)
-        np.add.at(held, self._born, sizes)
-        np.subtract.at(held, self._dies + 1, sizes)
-        measures = {
-            "memory_bytes": float((stored + 7) // 8),
-            "activation_sum_bytes": float(sizes.sum()),
-            "activation_peak_bytes": float(np.cumsum(held).max(initial=0)),
-        }
+        measures = {"memory_bytes": float((stored + 7) // 8), "activation_sum_bytes": float(sizes.sum())}
+        if self.knows_lifetimes:
+            held = np.zeros(self._steps + 1, dtype=np.int64)
+            np.add.at(held, self._born, sizes)
+            np.subtract.at(held, self._dies + 1, sizes)
+            measures["activation_peak_bytes"] = float(np.cumsum(held).max(initial=0))
         if self._features.any():
             measures["feature_bytes"] = float(sizes[self._features].sum())
         if self._counted:

@@ -56,17 +56,13 @@ def _written_out(softmax: fx.Node) -> Block | None:
     readers = [softmax]
     while len(readers[-1].users) == 1 and is_call(next(iter(readers[-1].users)), RESHAPES):
         readers.append(next(iter(readers[-1].users)))
-    after = next(
-        (u for u in readers[-1].users if is_call(u, PRODUCTS) and unreshaped(u.args[0]) is softmax), None
-    )
+    after = next((u for u in readers[-1].users if is_call(u, PRODUCTS) and unreshaped(u.args[0]) is softmax), None)
     before = _through_scaling(softmax.args[0], PRODUCTS)
     if after is None or before is None:
         return None
     query, key = before.args[:2]
     name = module_path(softmax) or "attention"
-    return Block(
-        name, _unscaled(query), _unscaled(key), after.args[1], _unmasked(softmax.args[0]), softmax, None
-    )
+    return Block(name, _unscaled(query), _unscaled(key), after.args[1], _unmasked(softmax.args[0]), softmax, None)
 
 
 def _unmasked(node: fx.Node) -> fx.Node:
@@ -101,9 +97,7 @@ def _reaches(node: fx.Node, targets: set[object]) -> bool:
 def _unscaled(node: fx.Node) -> fx.Node:
     """The operand before a multiplication by a constant (the 1/sqrt(d) that some models apply to q and k)."""
     plain = unreshaped(node)
-    if is_call(plain, {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor}) and not isinstance(
-        plain.args[1], fx.Node
-    ):
+    if is_call(plain, {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor}) and not isinstance(plain.args[1], fx.Node):
         return _unscaled(plain.args[0])
     return node
 
@@ -159,9 +153,7 @@ def write_out(graph: fx.Graph, node: fx.Node) -> dict[str, fx.Node]:
     query, key, value = given["query"], given["key"], given["value"]
     mask, is_causal = given.get("attn_mask"), given.get("is_causal", False)
 
-    def call(
-        function: Callable[..., Tensor], arguments: tuple[object, ...], part: str | None = None
-    ) -> fx.Node:
+    def call(function: Callable[..., Tensor], arguments: tuple[object, ...], part: str | None = None) -> fx.Node:
         new = graph.call_function(function, arguments)
         new.meta = {
             **node.meta,
@@ -176,9 +168,7 @@ def write_out(graph: fx.Graph, node: fx.Node) -> dict[str, fx.Node]:
         score = call(scores, (query, key, given.get("scale")), "scores")
         score.meta["macs"] = node.meta["macs"]
         unmasked = mask is None and not is_causal
-        prob = call(
-            softmax, (score if unmasked else call(masked, (score, mask, is_causal), "scores"),), "probs"
-        )
+        prob = call(softmax, (score if unmasked else call(masked, (score, mask, is_causal), "scores"),), "probs")
         out = call(aten.matmul.default, (prob, value))
     node.replace_all_uses_with(out)
     graph.erase_node(node)

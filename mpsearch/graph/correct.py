@@ -32,9 +32,7 @@ class BiasCorrection:
         mode: `sequential` or `per_site`.
     """
 
-    def __init__(
-        self, interpreter: Interpreter, stream: Stream, mode: Literal["sequential", "per_site"]
-    ) -> None:
+    def __init__(self, interpreter: Interpreter, stream: Stream, mode: Literal["sequential", "per_site"]) -> None:
         self.interpreter = interpreter
         self.stream = stream
         self.mode = mode
@@ -63,11 +61,7 @@ class BiasCorrection:
                 self._prepare_alone(index, current)
             interpreter.assign(current)
             return
-        unknown = [
-            i
-            for i in interpreter.program.corrected
-            if self._key(i) not in self._known and self._own(i) != FP32
-        ]
+        unknown = [i for i in interpreter.program.corrected if self._key(i) not in self._known and self._own(i) != FP32]
         if unknown:
             interpreter.pull(self.stream, unknown)
 
@@ -117,8 +111,6 @@ class BiasCorrection:
 
 def _mean(outputs: Sequence[Tensor], axis: int) -> Tensor:
     """Mean per channel [channels] over all samples and positions of all batches."""
-    sums = [
-        output.sum([i for i in range(output.ndim) if i != axis], dtype=torch.float64) for output in outputs
-    ]
+    sums = [output.sum([i for i in range(output.ndim) if i != axis], dtype=torch.float64) for output in outputs]
     count = sum(output.numel() // output.shape[axis] for output in outputs)
     return (torch.stack(sums).sum(0) / count).to(outputs[0].dtype)

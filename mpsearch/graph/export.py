@@ -1,9 +1,9 @@
 """One `torch.export` of the model, and a plain graph made of it.
 
 The exported evaluation graph is the substrate of everything that touches a model: sites, workload, evaluation.
-`run_decompositions({})` makes in-place operators functional (in place they would corrupt the activation cache) and keeps
-conv, linear, attention and lstm whole. From it a `Lowered` graph is built: parameters, buffers and constants become
-`get_attr` nodes by name (one node per tensor, however many names it has), assertions and copies disappear.
+`run_decompositions({})` makes in-place operators functional (in place they would corrupt the activation cache) and
+keeps conv, linear, attention and lstm whole. From it a `Lowered` graph is built: parameters, buffers and constants
+become `get_attr` nodes by name (one node per tensor, however many names it has), assertions and copies disappear.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Lowered:
     """A model as a plain graph over named tensors.
 
     Args:
-        graph: placeholders are the user's inputs, `get_attr` targets are keys of `tensors`; every operator is functional.
+        graph: placeholders are the user's inputs, `get_attr` targets keys of `tensors`; operators are functional.
         tensors: parameters, buffers and constants by name; tied ones appear once, under their first name.
         parameters: names in `tensors` that are parameters.
         out_spec: how to rebuild the model's own output from the flat outputs of the graph.
@@ -94,18 +94,14 @@ def _varying_axes(first: Example, examples: Sequence[Example]) -> list[frozenset
     for example in examples:
         leaves = example.leaves()
         if len(leaves) != len(reference):
-            raise ExportError(
-                f"batches have different numbers of inputs: {len(reference)} and {len(leaves)}."
-            )
+            raise ExportError(f"batches have different numbers of inputs: {len(reference)} and {len(leaves)}.")
         for axes, a, b in zip(varying, reference, leaves, strict=True):
             if isinstance(a, Tensor) and a.ndim == b.ndim:
                 axes |= {i for i in range(a.ndim) if a.shape[i] != b.shape[i]}
     return [frozenset(axes) for axes in varying]
 
 
-def _export(
-    model: nn.Module, example: Example, varying: Sequence[frozenset[int]]
-) -> torch.export.ExportedProgram:
+def _export(model: nn.Module, example: Example, varying: Sequence[frozenset[int]]) -> torch.export.ExportedProgram:
     leaves, spec = pytree.tree_flatten((example.args, dict(example.kwargs)))
     dims = [
         dict.fromkeys(axes, Dim.AUTO) if isinstance(leaf, Tensor) else None
@@ -116,9 +112,7 @@ def _export(
     dynamic = dict(zip(names, args_dims, strict=False)) | kwargs_dims if any(varying) and names else None
     if any(varying) and dynamic is None:
         dynamic = args_dims
-    return torch.export.export(
-        model, example.args, dict(example.kwargs), dynamic_shapes=dynamic, strict=False
-    )
+    return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=dynamic, strict=False)
 
 
 def _parameter_names(model: nn.Module, n: int) -> list[str]:
@@ -151,15 +145,9 @@ def _explain(model: nn.Module, error: Exception) -> str:
         trace = trace.tb_next
     names = {id(m): name for name, m in model.named_modules()}
     inner = [names[id(m)] for m in frames if names.get(id(m))]
-    where = (
-        f"module {inner[-1]!r} ({type(model.get_submodule(inner[-1])).__name__})"
-        if inner
-        else type(model).__name__
-    )
+    where = f"module {inner[-1]!r} ({type(model.get_submodule(inner[-1])).__name__})" if inner else type(model).__name__
     if "item()" in text or "data-dependent" in text.lower() or "data dependent" in text.lower():
-        reason = (
-            "its computation depends on values of tensors (an `.item()` or a data-dependent branch or size)"
-        )
+        reason = "its computation depends on values of tensors (an `.item()` or a data-dependent branch or size)"
     else:
         reason = re.sub(r"\s+", " ", text)[:300] or type(error).__name__
     return f"{where} cannot be exported: {reason}."
@@ -179,9 +167,7 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module, padded: int 
     evaluation = program.run_decompositions({})
     signature, old = evaluation.graph_signature, evaluation.graph
     specs = {spec.arg.name: spec for spec in signature.input_specs}
-    known = dict(model.named_parameters(remove_duplicate=False)) | dict(
-        model.named_buffers(remove_duplicate=False)
-    )
+    known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     tensors: dict[str, Tensor] = {}
     parameters: set[str] = set()
     by_identity: dict[tuple[Any, ...], str] = {}
@@ -229,11 +215,7 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module, padded: int 
             new[node] = graph.node_copy(node, new.__getitem__)
         elif node.op == "output":
             kinds = [spec.kind for spec in signature.output_specs]
-            outputs = [
-                value
-                for value, kind in zip(node.args[0], kinds, strict=True)
-                if kind == OutputKind.USER_OUTPUT
-            ]
+            outputs = [value for value, kind in zip(node.args[0], kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
             graph.output(tuple(new[value] if isinstance(value, fx.Node) else value for value in outputs))
         else:
             raise ExportError(f"node {node.name!r} of kind {node.op!r} (control flow) is not supported.")
@@ -248,7 +230,7 @@ _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, a
 def _free_shapes(graph: fx.Graph) -> None:
     """Let `new_zeros(x, size)` and its kin take dtype and device from the earliest value that has them.
 
-    They read nothing else of `x`; this way counts and masks depend on no site, and no tensor is made for its type alone.
+    They read nothing else of `x`; this way counts and masks depend on no site, and nothing is made for its type alone.
     """
     for node in graph.nodes:
         if node.op != "call_function" or node.target not in _LIKE:
@@ -274,8 +256,6 @@ def module_path(node: fx.Node) -> str:
     return str(paths[-1]) if paths else ""
 
 
-def replace(
-    graph: fx.Graph, old: fx.Node, new: fx.Node, keep: Callable[[fx.Node], bool] = lambda _: False
-) -> None:
+def replace(graph: fx.Graph, old: fx.Node, new: fx.Node, keep: Callable[[fx.Node], bool] = lambda _: False) -> None:
     """Let every user of `old` read `new` instead, except `new` itself and those for which `keep` holds."""
     old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and not keep(user))

@@ -40,9 +40,7 @@ def _is_exact(norm: fx.Node) -> bool:
     if is_call(layer, TRANSPOSED) and _argument(layer, 6, 1) != 1:
         return False
     tensors = [a for a in (*layer.args[1:3], *norm.args[1:5]) if isinstance(a, fx.Node)]
-    if any(a.op != "get_attr" for a in tensors) or any(
-        user is not norm for user in norm.users if user.op == "output"
-    ):
+    if any(a.op != "get_attr" for a in tensors) or any(user is not norm for user in norm.users if user.op == "output"):
         return False
     own = [a for a in layer.args[1:3] if isinstance(a, fx.Node)]
     reads_first = all(is_call(user, {operator.getitem}) and user.args[1] == 0 for user in norm.users)

@@ -30,9 +30,7 @@ class SiteGrids:
         self._index = {site.name: i for i, site in enumerate(program.sites)}
         self._bank = Bank(self._sample, limit_bytes)
         self._packed: dict[tuple[str, Format], Packed] = {}
-        self._source = {
-            s.site: s.inputs[0] for s in program.steps if s.kind is Kind.VALUE and s.site is not None
-        }
+        self._source = {s.site: s.inputs[0] for s in program.steps if s.kind is Kind.VALUE and s.site is not None}
         self._current: tuple[int, Tensor] | None = None
         self._calibration: tuple[Interpreter, Stream] | None = None
 
@@ -50,14 +48,11 @@ class SiteGrids:
         known = self._packed.get((name, fmt))
         if known is None:
             index = self._index[name]
-            grid, shape = self.grid(index, fmt), self._program.sites[index].shape
-            bits, codes = grid.nbits(shape), grid.code_bits(shape)
-            known = self._packed[name, fmt] = Packed(bits, codes, bits - (codes + 7) // 8 * 8)
+            known = packed_size(self.grid(index, fmt), self._program.sites[index].shape)
+            self._packed[name, fmt] = known
         return known
 
-    def calibrate(
-        self, interpreter: Interpreter, stream: Stream, wanted: Mapping[int, Iterable[Format]]
-    ) -> None:
+    def calibrate(self, interpreter: Interpreter, stream: Stream, wanted: Mapping[int, Iterable[Format]]) -> None:
         """Fit every wanted grid, those of values in one float pass over the calibration batches.
 
         Args:
@@ -77,9 +72,7 @@ class SiteGrids:
                     try:
                         self.grid(site, fmt)
                     except ValueError as error:
-                        raise ObjectiveFailed(
-                            f"site {program.sites[site].name!r} in {fmt}: {error}"
-                        ) from error
+                        raise ObjectiveFailed(f"site {program.sites[site].name!r} in {fmt}: {error}") from error
             self._current = None
 
         def visit(step: Step, value: Any) -> None:
@@ -110,6 +103,12 @@ class SiteGrids:
         value = interpreter.pull(stream, [source])[source]
         interpreter.assign(before)
         return _joined(value)
+
+
+def packed_size(grid: Grid, shape: tuple[int, ...]) -> Packed:
+    """What a tensor of `shape` takes on `grid`."""
+    bits, codes = grid.nbits(shape), grid.code_bits(shape)
+    return Packed(bits, codes, bits - (codes + 7) // 8 * 8)
 
 
 def _joined(value: Any) -> Tensor:

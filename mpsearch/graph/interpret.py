@@ -1,8 +1,8 @@
 """The memoizing interpreter: runs a program for one assignment after another and recomputes only what changed.
 
 Every value has a *version*: a number that stands for (step, versions of its inputs, format of its own site). Two
-assignments that agree upstream of a step give it the same version, so its value can be taken from the cache. Versions do
-not depend on the data, so the same number serves every batch and the calibration data.
+assignments that agree upstream of a step give it the same version, so its value can be taken from the cache. Versions
+do not depend on the data, so the same number serves every batch and the calibration data.
 
 Results are the same bit for bit whatever the cache holds: a step always runs the same operator on the same values.
 """
@@ -160,7 +160,7 @@ class Interpreter:
     def pull(self, stream: Stream, targets: Sequence[int], visit: Visit | None = None) -> dict[int, Any]:
         """Values of `targets` for the current assignment, computing what the cache lacks.
 
-        With `visit`, the cache is neither read nor written; each step's value is shown to `visit` and nothing is returned.
+        With `visit`, the cache is neither read nor written: each step's value is shown to `visit`, none is returned.
         """
         constants = self.constants(stream)
         steps, versions, memo, name = self.program.steps, self._versions, self.memo, stream.name
@@ -211,11 +211,7 @@ class Interpreter:
         if stream.constants is None:
             steps = self.program.steps
             needed = {
-                j
-                for s in steps
-                if s.upstream or s.kind is Kind.OUTPUT
-                for j in s.inputs
-                if not steps[j].upstream
+                j for s in steps if s.upstream or s.kind is Kind.OUTPUT for j in s.inputs if not steps[j].upstream
             }
             if not steps[-1].upstream:
                 needed.add(len(steps) - 1)
@@ -235,9 +231,7 @@ class Interpreter:
             stream.constants = {i: v for i, v in values.items() if i in needed}
         return stream.constants
 
-    def _compute(
-        self, stream: Stream, step: Step, values: dict[int, Any], owned: set[int]
-    ) -> tuple[Any, bool]:
+    def _compute(self, stream: Stream, step: Step, values: dict[int, Any], owned: set[int]) -> tuple[Any, bool]:
         """The value of a step, and whether it is a new tensor that nobody else holds."""
         if step.kind is Kind.CALL:
             self.macs_done += step.macs * stream.share
@@ -268,9 +262,7 @@ class Interpreter:
             return (value if stream.single else [value] * len(stream.batches)), False
         return self._call(stream, step, _flat, values), False
 
-    def _call(
-        self, stream: Stream, step: Step, call: Any, values: dict[int, Any], bias: Tensor | None = None
-    ) -> Any:
+    def _call(self, stream: Stream, step: Step, call: Any, values: dict[int, Any], bias: Tensor | None = None) -> Any:
         template = self._templates[step.index]
         if stream.single:
             return template.apply(call, values, None, bias)
@@ -282,7 +274,8 @@ class Interpreter:
         On the calibration stream the correction is always added afterwards, also where it is known already, so that a
         value computed again is the same bit for bit.
         """
-        assert self.corrector is not None and step.corrected is not None
+        assert self.corrector is not None
+        assert step.corrected is not None
         fmt, version = self._formats[step.corrected], self._versions[step.index]
         if not stream.calibrates:
             return self._call(stream, step, step.call, values, self.corrector.correction(step, fmt, version))

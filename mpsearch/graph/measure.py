@@ -15,7 +15,7 @@ from mpsearch.graph.ops import ATTENTION, is_call, macs
 
 @torch.no_grad()
 def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Run the graph on flat `inputs`; write `shape`, `dtype` and `macs` into each node's meta. Returns the flat outputs."""
+    """Run the graph on flat `inputs` and write `shape` and `macs` into each node's meta. Returns the flat outputs."""
     values: dict[fx.Node, Any] = {}
     readers = {node: len(node.users) for node in lowered.graph.nodes}
     given = iter(inputs)

@@ -102,11 +102,7 @@ def _is_edge_softmax(node: fx.Node) -> bool:
 def _factors(node: fx.Node, live: set[fx.Node]) -> list[fx.Node]:
     """The values whose product `node` is; what follows from the structure alone is one factor."""
     node = unreshaped(node)
-    if (
-        node in live
-        and is_call(node, {aten.mul.Tensor})
-        and all(isinstance(a, fx.Node) for a in node.args[:2])
-    ):
+    if node in live and is_call(node, {aten.mul.Tensor}) and all(isinstance(a, fx.Node) for a in node.args[:2]):
         return [f for a in node.args[:2] for f in _factors(a, live)]
     return [node]
 

@@ -54,6 +54,7 @@ PARTS = {
     aten.select.int,
     aten.slice.Tensor,
     aten.constant_pad_nd.default,
+    aten.pad.default,
     aten.split.Tensor,
     aten.split_with_sizes.default,
     aten.chunk.default,
@@ -169,9 +170,7 @@ def macs(node: fx.Node, arguments: tuple[Any, ...], result: Any) -> int:
         return result.numel() * arguments[1].shape[-1]
     if target in ATTENTION:
         query, key, value = arguments[:3]
-        return (
-            query.numel() * key.shape[-2] + query.numel() // query.shape[-1] * key.shape[-2] * value.shape[-1]
-        )
+        return query.numel() * key.shape[-2] + query.numel() // query.shape[-1] * key.shape[-2] * value.shape[-1]
     if target in RECURRENT:
         steps = arguments[0].numel() // arguments[0].shape[-1]
         return steps * sum(w.numel() for w in arguments[2] if w.ndim == 2)

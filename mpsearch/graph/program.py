@@ -174,9 +174,7 @@ def _steps(lowered: Lowered, parameter_site: dict[fx.Node, int]) -> list[Step]:
             step.arguments = tuple(fx.map_arg(node.args, lambda n: Ref(index_of[n])))
             step.keywords = dict(fx.map_arg(node.kwargs, lambda n: Ref(index_of[n])))
             step.fresh = node.target in _FRESH
-            if (
-                is_call(node, WEIGHTED) and layers[root(node.args[1])] == 1
-            ):  # a shared layer has one bias for all
+            if is_call(node, WEIGHTED) and layers[root(node.args[1])] == 1:  # a shared layer has one bias for all
                 step.corrected = parameter_site.get(root(node.args[1]))
                 step.channel_axis = len(node.meta["shape"]) - 1 if is_call(node, LINEAR) else 1
         step.inputs = tuple(dict.fromkeys(index_of[n] for n in node.all_input_nodes))
@@ -199,16 +197,13 @@ def _analyse(steps: Sequence[Step]) -> None:
         step.exclusive = step.kind is Kind.VALUE and alone[0]
         if step.call in _OVERWRITERS and not step.keywords:
             forms = zip(step.arguments, _OVERWRITERS[step.call], strict=False)
-            sole = {
-                i for i, lone in zip(step.inputs, alone, strict=True) if lone and _same_form(steps[i], step)
-            }
-            step.overwrites = tuple(
-                (a.step, form) for a, form in forms if isinstance(a, Ref) and a.step in sole
-            )
+            sole = {i for i, lone in zip(step.inputs, alone, strict=True) if lone and _same_form(steps[i], step)}
+            step.overwrites = tuple((a.step, form) for a, form in forms if isinstance(a, Ref) and a.step in sole)
 
 
 def _same_form(source: Step, step: Step) -> bool:
-    assert source.node is not None and step.node is not None
+    assert source.node is not None
+    assert step.node is not None
     one, other = source.node.meta, step.node.meta
     same_type = getattr(one.get("val"), "dtype", None) == getattr(other.get("val"), "dtype", None)
     return bool(same_type and one.get("shape") == other.get("shape"))

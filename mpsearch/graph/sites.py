@@ -1,8 +1,8 @@
 """Where the numbers of a graph can be narrowed: parameters that are multiplied, and values that are stored.
 
-A value is quantized where it is made, after the activation function that fuses with its producer, and every consumer reads
-the quantized one. Sites are named after the module that reads them (`stem:in`), or after the module that makes them where
-the reader is an addition (`conv2:out`).
+A value is quantized where it is made, after the activation function that fuses with its producer, and every consumer
+reads the quantized one. Sites are named after the module that reads them (`stem:in`), or after the module that makes
+them where the reader is an addition (`conv2:out`).
 """
 
 from __future__ import annotations
@@ -113,11 +113,7 @@ class _Discoverer:
         for node in self.nodes:
             for operand, axis in _weight_operands(node):
                 source = root(operand)
-                if (
-                    isinstance(source, fx.Node)
-                    and source.op == "get_attr"
-                    and source.target in self.lowered.parameters
-                ):
+                if isinstance(source, fx.Node) and source.op == "get_attr" and source.target in self.lowered.parameters:
                     uses.setdefault(source, []).append((node, axis))
         for source, users in uses.items():
             if len(source.meta["shape"]) < 2:
@@ -130,9 +126,7 @@ class _Discoverer:
         for block in attention.find(self.nodes, self.live):
             parts = {"q": block.query, "k": block.key, "v": block.value}
             whole = {name: root(node) for name, node in parts.items()}
-            if (
-                len(set(whole.values())) < 3
-            ):  # one packed projection: keep q, k and v apart, at their own slices
+            if len(set(whole.values())) < 3:  # one packed projection: keep q, k and v apart, at their own slices
                 whole = {name: attention.own_value(node) for name, node in parts.items()}
             tied = [
                 self._add(node, f"{block.name}:{name}", Role.ACTIVATION, -1)
@@ -143,9 +137,7 @@ class _Discoverer:
             if len(tied) > 1:
                 self.ties.append(("qkv", tuple(tied)))
             projections = [attention.projection(node) for node in parts.values()]
-            weights = list(
-                dict.fromkeys(self.found[p, None][1].name for p in projections if (p, None) in self.found)
-            )
+            weights = list(dict.fromkeys(self.found[p, None][1].name for p in projections if (p, None) in self.found))
             if len(weights) > 1:
                 self.ties.append(("qkv", tuple(weights)))
             for part, role, node in (("scores", Role.SCORE, block.scores), ("probs", Role.PROB, block.probs)):
@@ -213,9 +205,7 @@ def live_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
         if node.op == "placeholder":
             if is_float(node):
                 live.add(node)
-        elif (is_call(node, EMBEDDINGS) and node.args[1] in given) or any(
-            s in live for s in node.all_input_nodes
-        ):
+        elif (is_call(node, EMBEDDINGS) and node.args[1] in given) or any(s in live for s in node.all_input_nodes):
             live.add(node)
     return live
 

@@ -15,9 +15,7 @@ from mpsearch.graph.ops import LINEAR, PARTS, RESHAPES, UNARY, WEIGHTED, is_call
 from mpsearch.graph.sites import Discovery, live_nodes
 
 
-def parameters(
-    lowered: Lowered, discovery: Discovery, active: Iterable[str], corrects: bool
-) -> tuple[Parameter, ...]:
+def parameters(lowered: Lowered, discovery: Discovery, active: Iterable[str], corrects: bool) -> tuple[Parameter, ...]:
     """Every tensor that the graph reads.
 
     Args:
@@ -26,9 +24,7 @@ def parameters(
     """
     names = set(active)
     site_of = {f.node.target: f.site for f in discovery.found if f.site.role.is_parameter}
-    weights = {
-        root(n.args[1]).target for n in lowered.graph.nodes if is_call(n, WEIGHTED) and _is_tensor(n.args[1])
-    }
+    weights = {root(n.args[1]).target for n in lowered.graph.nodes if is_call(n, WEIGHTED) and _is_tensor(n.args[1])}
     gains = _bias_gained(lowered) if corrects else {}
     found = []
     for name, tensor in lowered.tensors.items():
@@ -37,9 +33,7 @@ def parameters(
         counts = name in weights and site is not None and site.role is Role.WEIGHT
         bits = tensor.numel() * tensor.element_size() * 8
         found.append(
-            Parameter(
-                bits, chosen, counts, tensor.numel() if counts else 0, gains.get(name, 0) if chosen else 0
-            )
+            Parameter(bits, chosen, counts, tensor.numel() if counts else 0, gains.get(name, 0) if chosen else 0)
         )
     return tuple(found)
 
@@ -107,11 +101,7 @@ def _alias_of(node: fx.Node) -> fx.Node | None:
     if is_call(node, RESHAPES | PARTS | {operator.getitem}):
         source = node.args[0]
         return source if isinstance(source, fx.Node) else None
-    if (
-        is_call(node, UNARY)
-        and len(node.args[0].users) == 1
-        and node.args[0].meta["shape"] == node.meta["shape"]
-    ):
+    if is_call(node, UNARY) and len(node.args[0].users) == 1 and node.args[0].meta["shape"] == node.meta["shape"]:
         return node.args[0]
     return None
 

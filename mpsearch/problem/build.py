@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -17,16 +16,17 @@ from torch.utils import _pytree as pytree
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
 from mpsearch.cost.memory import Memory
 from mpsearch.graph.correct import BiasCorrection
-from mpsearch.graph.export import Example, export
+from mpsearch.graph.export import Example, ExportError, export
 from mpsearch.graph.fold import fold_batch_norm
 from mpsearch.graph.grids import SiteGrids
+from mpsearch.graph.hooks import LIMITS, HookRunner
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.measure import measure
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout, pad
 from mpsearch.graph.sites import discover
 from mpsearch.graph.workload import parameters, values
-from mpsearch.problem.model import ModelProblem, leaves
+from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
 from mpsearch.problem.rules import build_space
 from mpsearch.spec.find import find_objective, load_objective_class
@@ -52,74 +52,65 @@ def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
     if weights is not None:
         model.load_state_dict(load_file(weights))
     model = model.to(device).eval()
-    state = {
-        name: tensor.detach() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)
-    }
-    batches = {split: _batches(objective, split) for split in SPLITS}
-    return assemble(spec, objective, model, batches, state, device)
+    batches: dict[str, list[Batch]] = {split: _batches(objective, split) for split in SPLITS}
+    return assemble(spec, objective, model, batches, device)
 
 
 def assemble(
     spec: Spec,
     objective: Objective,
     model: nn.Module,
-    batches: Mapping[Split, Sequence[Batch]],
-    state: Mapping[str, Tensor],
+    batches: Mapping[str, Sequence[Batch]],
     device: torch.device,
 ) -> ModelProblem:
-    """Export the model, find its sites, and put the parts of a problem together."""
-    first = batches["validation"][0]
-    flat = {split: [_to(leaves(b, first), device) for b in found] for split, found in batches.items()}
-    examples = [_example(b, device) for found in batches.values() for b in found]
-    lowered = export(model, examples)
+    """Put the parts of a problem together: from the exported graph, or by module hooks where that fails."""
+    state = {name: tensor.detach() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
+    cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
+    examples = {split: [_example(batch, device) for batch in found] for split, found in batches.items()}
+    try:
+        lowered = export(model, [example for found in examples.values() for example in found])
+    except ExportError as error:
+        log.warning("%s Falling back to module hooks: %s.", error, "; ".join(LIMITS))
+        hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
+        space = build_space(spec, hooks.sites, ())
+        memory = Memory(hooks.parameters(), hooks.values(), hooks.packed, knows_lifetimes=False)
+        limits = (str(error), *LIMITS)
+        return ModelProblem(objective, hooks, space, hooks.sites, memory, batches, state, limits)
     fold_batch_norm(lowered)
+    first = examples["validation"][0]
+    flat = {split: [_leaves(example, first) for example in found] for split, found in examples.items()}
+    rows = None
     if lowered.padded is not None:
-        flat = {
-            split: [[pad(leaf, lowered.padded) for leaf in b] for b in found] for split, found in flat.items()
-        }
+        rows = {split: [_leading(leaves) for leaves in found] for split, found in flat.items()}
+        flat = {split: [[pad(x, lowered.padded) for x in b] for b in found] for split, found in flat.items()}
     with torch.no_grad():
-        _agree(
-            measure(lowered, flat["validation"][0]),
-            model(*_to(first.args, device), **_to(dict(first.kwargs), device)),
-        )
+        _agree(measure(lowered, flat["validation"][0]), model(*first.args, **first.kwargs))
     discovery = discover(lowered)
     space = build_space(spec, discovery.sites, discovery.ties)
     active = [site for choice in space.choices for site in choice.sites]
     mode = spec.quantization.bias_correction
     stored = parameters(lowered, discovery, active, corrects=mode != "none")
     made = values(lowered, discovery, active)
+
     program = compile_program(lowered, discovery, active)
     program.tensors = {name: layout(tensor, device) for name, tensor in program.tensors.items()}
-    cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
-    grids = SiteGrids(program, limit_bytes=max(cache_bytes // 4, 1))
+    grids = SiteGrids(program, limit_bytes=cache_bytes // 4)
     interpreter = Interpreter(program, grids, cache_bytes)
+    n = batches["validation"][0].n
+    laid = {split: [[layout(x, device) for x in b] for b in found] for split, found in flat.items()}
     streams = {
-        split: [
-            Stream((split, i), [[layout(leaf, device) for leaf in b]], share=batches[split][i].n / first.n)
-            for i, b in enumerate(flat[split])
-        ]
+        split: [Stream((split, i), [b], batches[split][i].n / n) for i, b in enumerate(laid[split])]
         for split in ("validation", "test")
     }
-    share = sum(b.n for b in batches["calibration"]) / first.n
-    calibration = Stream(
-        "calibration",
-        [[layout(leaf, device) for leaf in b] for b in flat["calibration"]],
-        share,
-        calibrates=True,
-    )
+    share = sum(batch.n for batch in batches["calibration"]) / n
+    calibration = Stream("calibration", laid["calibration"], share, calibrates=True)
     index = {site.name: i for i, site in enumerate(program.sites)}
     wanted = {index[site]: choice.options for choice in space.choices for site in choice.sites}
     grids.calibrate(interpreter, calibration, wanted)
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
-    rows = None
-    if lowered.padded is not None:
-        rows = {
-            split: [_leading(leaves(b, first)) for b in batches[split]] for split in ("validation", "test")
-        }
-    interpreter.macs_done = 0.0
     runner = GraphRunner(interpreter, correction, streams, rows)
     memory = Memory(stored, made, grids.packed)
-    return ModelProblem(objective, runner, space, discovery.sites, memory, batches, state, fingerprint(state))
+    return ModelProblem(objective, runner, space, discovery.sites, memory, batches, state)
 
 
 def prepare_machine(spec: Spec) -> torch.device:
@@ -128,20 +119,14 @@ def prepare_machine(spec: Spec) -> torch.device:
         os.environ["MPSEARCH_DATA"] = spec.data_root
     torch.set_num_threads(spec.engine.threads or os.cpu_count() or 1)
     device = torch.device(spec.engine.device)
-    if device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        raise BadInput(
-            f"engine.device: {device} is not available here ({torch.cuda.device_count()} GPUs); use cpu."
-        )
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise BadInput(f"engine.device: {device} is not available here ({torch.cuda.device_count()} GPUs); use cpu.")
     return device
 
 
 def make_objective(spec: Spec) -> Objective:
     """The objective that `spec` names, constructed with its options."""
-    beside = (
-        Path(spec.resolved.space_file).parent if spec.resolved and spec.resolved.space_file else Path.cwd()
-    )
+    beside = Path(spec.resolved.space_file).parent if spec.resolved and spec.resolved.space_file else Path.cwd()
     path, class_name = find_objective(spec.objective.use, beside)
     made = load_objective_class(path, class_name)
     objective = _guard("__init__", lambda: made(**spec.objective.options))
@@ -150,16 +135,6 @@ def make_objective(spec: Spec) -> Objective:
             f"objective.use: {made.__name__} in {path} must derive from mpsearch.problem.objective.Objective."
         )
     return objective
-
-
-def fingerprint(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the float weights: names, types, shapes and bytes."""
-    digest = hashlib.sha256()
-    for name in sorted(state):
-        tensor = state[name].detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def free_bytes() -> int:
@@ -186,18 +161,20 @@ def _guard(what: str, call: Any) -> Any:
 def _batches(objective: Objective, split: Split) -> list[Batch]:
     found = _guard(f"batches({split!r})", lambda: list(objective.batches(split)))
     if not found or not all(isinstance(batch, Batch) for batch in found):
-        raise ObjectiveFailed(
-            f"the objective's batches({split!r}) gave no Batch; each split needs at least one."
-        )
+        raise ObjectiveFailed(f"the objective's batches({split!r}) gave no Batch; each split needs at least one.")
     return found
 
 
-def _to(tree: Any, device: torch.device) -> Any:
-    return pytree.tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, tree)
-
-
 def _example(batch: Batch, device: torch.device) -> Example:
-    return Example(_to(tuple(batch.args), device), _to(dict(batch.kwargs), device))
+    def move(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
+
+    return Example(pytree.tree_map(move, tuple(batch.args)), pytree.tree_map(move, dict(batch.kwargs)))
+
+
+def _leaves(example: Example, first: Example) -> list[Any]:
+    """Flat inputs, keywords in the order of the example that was exported."""
+    return Example(example.args, {name: example.kwargs[name] for name in first.kwargs}).leaves()
 
 
 def _leading(flat: Sequence[Any]) -> int:

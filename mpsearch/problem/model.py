@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation, Failure
@@ -24,18 +24,6 @@ from mpsearch.problem.objective import Batch, Objective
 
 CHUNK_SECONDS = 2.0
 """How long the batches of a split may take together before results are handed on: progress, and what a kill loses."""
-
-
-@dataclass
-class SplitData:
-    """Batches of a split, as the runner holds them."""
-
-    batches: list[Batch]
-    rows: float
-
-    @property
-    def targets(self) -> list[Any]:
-        return [batch.target for batch in self.batches]
 
 
 class ModelProblem(Problem):
@@ -61,7 +49,6 @@ class ModelProblem(Problem):
         memory: Memory,
         batches: Mapping[str, Sequence[Batch]],
         weights: Mapping[str, Tensor],
-        fingerprint: str,
         limits: Sequence[str] = (),
     ) -> None:
         self.objective = objective
@@ -71,7 +58,7 @@ class ModelProblem(Problem):
         self.memory = memory
         self.limits = tuple(limits)
         self.keeps_weights = objective.trains
-        self.fingerprint = fingerprint
+        self.fingerprint = fingerprint(weights)
         self._batches = {split: list(found) for split, found in batches.items()}
         self._weights = dict(weights)
         self._chunk = 1
@@ -115,9 +102,7 @@ class ModelProblem(Problem):
                     outputs[i].append((batch, self.runner.run(assignment, split, batch)))
                 except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
                     outputs[i] = error
-        return [
-            o if isinstance(o, Exception) else [v for _, v in sorted(o, key=lambda p: p[0])] for o in outputs
-        ]
+        return [o if isinstance(o, Exception) else [v for _, v in sorted(o, key=lambda p: p[0])] for o in outputs]
 
     def _score(
         self, assignment: Assignment, outputs: Any, batches: Sequence[Batch], split: str, seconds: float
@@ -137,9 +122,7 @@ class ModelProblem(Problem):
                     stderr[name] = error
         except MemoryError as error:
             failure = Failure("memory", str(error) or "out of memory")
-        except (
-            Exception
-        ) as error:  # the objective is the user's code: whatever it raises is this evaluation's failure
+        except Exception as error:  # the objective is the user's code: whatever it raises is this evaluation's failure
             failure = Failure("error", f"{type(error).__name__}: {error}")
         bad = [name for name, value in measures.items() if not math.isfinite(value)]
         if failure is None and bad:
@@ -160,10 +143,11 @@ def _mean(score: float | Tensor) -> tuple[float, float | None]:
     return mean, math.sqrt(max(0.0, values.square().mean().item() - mean * mean) / (n - 1)) if n > 1 else None
 
 
-def leaves(batch: Batch, example: Batch) -> list[Any]:
-    """Inputs of `batch` as the flat list that the exported graph takes, keywords in the order of `example`."""
-    keywords = {name: batch.kwargs[name] for name in example.kwargs}
-    return pytree.tree_leaves((batch.args, keywords))
-
-
-Progress = Callable[[str], None]
+def fingerprint(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the float weights: names, types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

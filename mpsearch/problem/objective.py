@@ -46,7 +46,7 @@ class Objective(ABC):
 
     @abstractmethod
     def batches(self, split: Split) -> Iterable[Batch]:
-        """The batches of a split: always the same ones, in the same order. At least 2 rows each where rows are batched."""
+        """The batches of a split: always the same, in the same order; at least 2 rows each where rows are batched."""
 
     @abstractmethod
     def metric(self, outputs: Sequence[Any], targets: Sequence[Any]) -> Scores:

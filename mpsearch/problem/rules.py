@@ -42,8 +42,8 @@ def build_space(spec: Spec, sites: Sequence[Site], ties: Iterable[Tie]) -> Space
             errors.append(
                 f"tie[{number}]: {tie.match or list(tie.group or ())} matches no two sites; see mpsearch describe."
             )
-        for names in matched:
-            groups.join(names)
+        for together in matched:
+            groups.join(together)
     choices = []
     for members in groups.in_order([s.name for s in sites if s.name in options]):
         shared = [fmt for fmt in options[members[0]] if all(fmt in options[name] for name in members)]
@@ -73,9 +73,7 @@ def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, 
         matched = [site for site in sites if rule.match.accepts(site)]
         if not matched:
             role = f" of role {', '.join(rule.match.role)}" if rule.match.role else ""
-            hint = (
-                nearest(rule.match.name, [s.name for s in sites]) if rule.match.name != "*" else _roles(sites)
-            )
+            hint = nearest(rule.match.name, [s.name for s in sites]) if rule.match.name != "*" else _roles(sites)
             errors.append(f"sites[{number}]: {rule.match.name!r}{role} matches no site.{hint}")
         for site in matched:
             if site.name not in found:
