@@ -1,5 +1,4 @@
-"""The bank: each site is fitted once per format, and quantized parameters are kept for the next
-evaluation."""
+"""The bank: each site is fitted once per format, and quantized parameters are kept for the next evaluation."""
 
 from __future__ import annotations
 
@@ -37,8 +36,7 @@ class Bank:
         self.held_bytes = 0
 
     def grid(self, site: Site, fmt: Format) -> Grid:
-        """The grid of `site` in `fmt`. Raises `BadInput` on an unknown format, `ValueError` on NaN or
-        infinity."""
+        """The grid of `site` in `fmt`. Raises `BadInput` on an unknown format, `ValueError` on NaN or infinity."""
         key = site.name, fmt
         if key not in self._grids:
             self._grids[key] = self._quantizer(fmt).fit(self._sample(site.name), fmt, site.role, site.axis)

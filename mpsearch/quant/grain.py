@@ -1,5 +1,4 @@
-"""How scales run over a tensor: one for all of it, one per channel, or one per group of a channel's
-elements."""
+"""How scales run over a tensor: one for all of it, one per channel, or one per group of a channel's elements."""
 
 from __future__ import annotations
 
@@ -26,8 +25,7 @@ class Grain:
     group: int | None = None
 
     def rows(self, x: Tensor) -> list[Tensor]:
-        """Elements that share a scale as rows: float32 [rows, n] blocks, the last one of partial groups if
-        any."""
+        """Elements that share a scale as rows: float32 [rows, n] blocks, the last one of partial groups if any."""
         if self.axis is None or x.dim() == 0:
             return [x.reshape(1, -1).float().contiguous()]
         channels = x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).float().contiguous()

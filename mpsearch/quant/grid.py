@@ -30,8 +30,7 @@ class Grid(ABC):
 
     @abstractmethod
     def nbits(self, shape: tuple[int, ...]) -> int:
-        """Bits that a tensor of `shape` takes when packed: codes padded to bytes, scales, zero points,
-        codebooks."""
+        """Bits that a tensor of `shape` takes when packed: codes padded to bytes, scales, zero points, codebooks."""
 
     @abstractmethod
     def pack(self, x: Tensor) -> dict[str, Tensor]:
@@ -42,8 +41,7 @@ class Grid(ABC):
 
     @abstractmethod
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        """Inverse of `pack`: contiguous float32 on the CPU, equal bit for bit to `round_trip` of the float32
-        `x`."""
+        """Inverse of `pack`: contiguous float32 on the CPU, equal bit for bit to `round_trip` of the float32 `x`."""
 
     def round_trip_(self, x: Tensor) -> Tensor:
         """`round_trip` in place, for callers that own `x` and have no other use for it. Returns `x`."""
@@ -68,8 +66,7 @@ class Quantizer(ABC):
 
     @abstractmethod
     def canonical(self, fmt: Format, role: Role) -> Format:
-        """`fmt` with the options that are defaults of `role` left out. Raises `BadInput` if it does not
-        exist."""
+        """`fmt` with the options that are defaults of `role` left out. Raises `BadInput` if it does not exist."""
 
     @abstractmethod
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:

@@ -8,7 +8,10 @@ BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse]`.
 * `max`, `pNN`, `entropy`, `mse`: how the range is found (`mpsearch.quant.calibrate`,
   `mpsearch.quant.search`).
 
-Defaults: `sym:channel:mse` for parameters, `affine:tensor:mse` for values.
+Defaults: `sym:channel:mse` for parameters, `affine:tensor:mse` for values. Measured on the activations of three
+networks for digits and CIFAR-10 at 2, 3, 4, 6 and 8 bits: `mse` is best or among the best everywhere and the only one
+that is never far off. At 8 bits `max` and `p99.99` come close; at 2 bits on ResNet-20 `mse` keeps 0.58 of accuracy
+0.87, `entropy` 0.43, `p99.9` 0.41, `max` 0.25. `entropy` fails on inputs that take few distinct values (pixels).
 """
 
 from __future__ import annotations
@@ -137,11 +140,11 @@ def _fit_one_bit(sample: Tensor, bits: int, plan: _Plan, grain: Grain) -> Binary
     del bits
     blocks = grain.rows(sample)
     if plan.map == "sym":
-        means = [rows.abs().mean(dim=1, dtype=torch.float64).float() for rows in blocks]
-        return BinaryGrid(grain.gather(means, sample.shape), None, grain)
+        spans = [2 * rows.abs().mean(dim=1, dtype=torch.float64).float() for rows in blocks]
+        return BinaryGrid(grain.gather(spans, sample.shape), None, grain)
     ends = [two_means(rows) if plan.range == "mse" else _ends(rows, 1, plan) for rows in blocks]
-    low, high = (grain.gather([pair[i].float() for pair in ends], sample.shape) for i in (0, 1))
-    return BinaryGrid(high, low, grain)
+    span, low = (grain.gather(numbers, sample.shape) for numbers in zip(*((h - w, w) for w, h in ends), strict=True))
+    return BinaryGrid(span.float(), low.float(), grain)
 
 
 def _ends(rows: Tensor, bits: int, plan: _Plan) -> tuple[Tensor, Tensor]:

@@ -88,8 +88,7 @@ class _Rows:
     counts: Tensor | None = None
 
     def settle(self, scale: Tensor, zero: Tensor, low: Tensor, high: Tensor, codes: Codes, refit: bool = True) -> _Best:
-        """Nearest codes at `scale`; the scale that is best for those codes (if `refit`), and its squared
-        error."""
+        """Nearest codes at `scale`; the scale that is best for those codes (if `refit`), and its squared error."""
         q = torch.round(self.values / scale[:, None])
         q.clamp_((codes.qmin - zero)[:, None], (codes.qmax - zero)[:, None])
         if refit:
@@ -113,8 +112,7 @@ def least_squares(rows: Tensor, codes: Codes) -> tuple[Tensor, Tensor]:
 
 
 def covering(rows: Tensor, low: Tensor, high: Tensor, codes: Codes) -> tuple[Tensor, Tensor]:
-    """Scale and zero point, [rows] each, of a given range; where the sign of the scale matters, that of less
-    error."""
+    """Scale and zero point, [rows] each, of a given range; where the sign of the scale matters, that of less error."""
     best = _Rows(rows).settle(*codes.cover(low, high), low, high, codes, refit=False)
     if codes.lopsided:
         other = _Rows(-rows).settle(*codes.cover(-high, -low), low, high, codes, refit=False)
@@ -123,8 +121,7 @@ def covering(rows: Tensor, low: Tensor, high: Tensor, codes: Codes) -> tuple[Ten
 
 
 def two_means(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The two values of the least squared error, [rows] each. Exact, by cumulated sums over the sorted
-    row."""
+    """The two values of the least squared error, [rows] each. Exact, by cumulated sums over the sorted row."""
     found = _Rows(rows.double()) if rows.shape[1] <= _DIRECT else _histogram(rows, *span(rows))
     values, order = found.values.sort(dim=1)
     counts = torch.ones_like(values) if found.counts is None else found.counts.gather(1, order)

@@ -18,7 +18,7 @@ from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.quant.grid import Grid, Quantizer
 
-SHAPES = ((1,), (7,), (3, 5), (6, 4, 3, 3), (5, 130))
+SHAPES = ((1,), (7,), (6, 4, 3, 3), (5, 130))
 WIDEST = 32
 
 
