@@ -61,7 +61,8 @@ def front_table(view: View, points: list[Point]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     tested = any(point.test is not None for point in points)
     table.add_column("", justify="right")
-    table.add_column("bits")
+    for column in ("bits", ""):
+        table.add_column(column)
     for goal in view.goals:
         table.add_column(goal.name, justify="right")
         if tested and not is_cost(goal.name):
@@ -69,12 +70,10 @@ def front_table(view: View, points: list[Point]) -> Table:
         if is_cost(goal.name):
             table.add_column("smaller", justify="right")
     table.add_column("key")
-    row = 0
+    rows = {evaluation.key: str(row) for row, evaluation in enumerate(view.result.front.members)}
     for point in points:
-        head = "" if point.kind == "float" else str(row) if point.on_front else ""
-        row += point.on_front
-        name = point.summary or point.name
-        cells = [head, f"{name}{'  knee' if point.is_knee else ''}" if point.on_front else point.name]
+        names = [point.name] * (point.kind != "mixed") + ["knee"] * point.is_knee
+        cells = [rows.get(point.key, ""), point.summary, ", ".join(names)]
         for goal in view.goals:
             cells.append(with_error(point.evaluation, goal.name))
             if is_cost(goal.name):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,58 +76,42 @@ def _meets(evaluation: Evaluation, conditions: list[str], result: RunResult) -> 
 
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN ...", help="Runs with the same goals.")],
+    to: Annotated[Path | None, typer.Option(help="Write an interactive page with the fronts and their growth.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Compare runs with the same goals: hypervolume on one scale, size of the front, work done."""
     from rich.table import Table
 
-    from mpsearch.core.front import Scale
+    from mpsearch.engine import compare as engine
     from mpsearch.engine.load import load_result
-    from mpsearch.engine.views import number
 
     results = [load_result(find_run(run)) for run in runs]
-    names = [goal.name for goal in results[0].front.goals]
-    for result in results:
-        if [(g.name, g.maximise) for g in result.front.goals] != [(g.name, g.maximise) for g in results[0].front.goals]:
-            other = ", ".join(goal.name for goal in result.front.goals)
-            raise BadInput(f"{result.folder} has the goals {other}, {results[0].folder} has {', '.join(names)}.")
+    found = engine.compare(results, to)
     if len({r.spec.resolved.fingerprint for r in results if r.spec.resolved}) > 1:
-        say("mpsearch: these runs searched different float weights; their numbers are side by side all the same.")
-    evaluations = [e for r in results for e in r.evaluations]
-    controls = [e for r in results for e in (r.baseline, *r.uniform.values())]
-    scale = Scale.of(evaluations, controls, results[0].front.goals)
-    rows = [
-        {
-            "run": str(r.folder),
-            "status": r.status,
-            "driver": r.spec.driver.use,
-            "seed": r.spec.seed,
-            "evaluations": len(r.evaluations),
-            "failed": r.failed,
-            "members": len(r.front.members),
-            "hypervolume": r.front.hypervolume(scale),
-            "best": {
-                g.name: min(r.front.members, key=lambda e: g.loss(e.measures)).measures[g.name]
-                for g in r.front.goals
-                if r.front.members
-            },
-            "forward_equivalents": r.forward_equivalents,
-            "seconds": r.seconds,
-        }
-        for r in results
-    ]
+        say("mpsearch: these runs searched different float weights.")
     if as_json:
-        print_json({"goals": names, "reference": scale.reference, "runs": rows})
+        rows = [
+            {
+                "run": str(r.folder),
+                "status": r.status,
+                "driver": r.spec.driver.use,
+                "seed": r.spec.seed,
+                "evaluations": len(r.evaluations),
+                "members": len(r.front.members),
+                "hypervolume": r.front.hypervolume(found.scale),
+                "curve": curve,
+                "forward_equivalents": r.forward_equivalents,
+                "seconds": r.seconds,
+            }
+            for r, curve in zip(results, found.curves, strict=True)
+        ]
+        print_json({"goals": [g.name for g in found.goals], "reference": found.scale.reference, "runs": rows})
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    heads = ["run", "status", "driver", "seed", "evaluations", "members", "hypervolume", "forwards", "seconds"]
-    for head in (*heads, *(f"best {name}" for name in names)):
-        table.add_column(head, justify="left" if head in ("run", "status", "driver") else "right", overflow="fold")
-    for row, r in zip(rows, results, strict=True):
-        best = [number(n, row["best"][n]) if n in row["best"] else "" for n in names]  # type: ignore[index, operator]
-        numbers = [f"{r.front.hypervolume(scale):.4f}", f"{r.forward_equivalents:.1f}", f"{r.seconds:.1f}"]
-        facts = [r.folder.name, r.status, r.spec.driver.use, r.spec.seed, len(r.evaluations), len(r.front.members)]
-        table.add_row(*map(str, facts), *numbers, *best)
+    for i, head in enumerate(found.head):
+        table.add_column(head, justify="right" if i > 1 else "left", overflow="fold")
+    for row in found.rows:
+        table.add_row(*row)
     console().print(table)
 
 

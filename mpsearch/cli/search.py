@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpsearch.cli.common import RUNS, console, find_run, front_table, print_json, say
-from mpsearch.core.errors import BadInput, NothingFeasible
+from mpsearch.core.errors import BadInput, MpsearchError, NothingFeasible
 
 if TYPE_CHECKING:
     from mpsearch.engine.result import RunResult
@@ -91,16 +92,14 @@ def run(
 
     from mpsearch.engine import run as engine
     from mpsearch.engine.folder import Folder
-    from mpsearch.engine.stop import Stop
 
-    stop = Stop()
     folder = out or resume_or_start or RUNS / _name(spec)
     if resume_or_start is not None and Folder(folder).has_run:
         _refuse_another_spec(folder, spec)
-        _finish(engine.resume(folder, stop=stop), stop, as_json)
+        _sit(lambda stop: engine.resume(folder, stop=stop), as_json)
     else:
         say(f"mpsearch: {spec.resolved.space_file if spec.resolved else space} -> {folder}")
-        _finish(engine.run(spec, folder, stop=stop), stop, as_json)
+        _sit(lambda stop: engine.run(spec, folder, stop=stop), as_json)
 
 
 def resume(
@@ -109,10 +108,9 @@ def resume(
 ) -> None:
     """Go on with a run that was stopped or killed; nothing is evaluated twice."""
     from mpsearch.engine import run as engine
-    from mpsearch.engine.stop import Stop
 
-    stop = Stop()
-    _finish(engine.resume(find_run(run), stop=stop), stop, as_json)
+    folder = find_run(run)
+    _sit(lambda stop: engine.resume(folder, stop=stop), as_json)
 
 
 def describe(space: SpaceOption, set_: SetOption = None, as_json: JsonOption = False) -> None:
@@ -143,33 +141,46 @@ def _refuse_another_spec(folder: Path, spec: Spec) -> None:
         )
 
 
-def _finish(result: RunResult, stop: Stop, as_json: bool) -> None:
-    """Say what was found and where it lies; exit with the code of the outcome."""
-    from mpsearch.engine.folder import front_document
-    from mpsearch.engine.tracking_store import Place, ui_text
-    from mpsearch.engine.views import View
+def _sit(search: Callable[[Stop], RunResult], as_json: bool) -> None:
+    """Search until the end or a signal, say what was found, and exit with the code of the outcome."""
+    from mpsearch.engine.stop import Stop
 
-    view = View.of(result)
-    if as_json:
-        print_json({"run": str(result.folder), **front_document(result)})
-    else:
-        screen = console()
-        screen.print(front_table(view, view.shown()))
-        failed = f", {result.failed} failed" if result.failed else ""
-        screen.print(
-            f"\n{len(view.front)} on the front, hypervolume {result.hypervolume:.4f}, "
-            f"{len(result.evaluations)} evaluations{failed}, {result.seconds:.1f} s"
-        )
-        screen.print(f"front   {result.folder / 'front.html'}\nreport  {result.folder / 'report.md'}", soft_wrap=True)
-        if result.spec.tracking.enabled:
-            uri = Place.of(result.folder, result.spec).uri
-            screen.print(f"MLflow  mpsearch ui {result.folder}   ({ui_text(uri)})", soft_wrap=True)
+    stop = Stop()
+    try:
+        result = search(stop)
+    except MpsearchError as error:
+        if stop.signum is None:
+            raise
+        say(f"mpsearch: {error}")  # stopped so early that there is nothing to show
+        raise typer.Exit(stop.exit_code) from None
+    _show(result, as_json)
     if stop.signum is not None:
         say(f"mpsearch: stopped; go on with: mpsearch resume {result.folder}")
         raise typer.Exit(stop.exit_code)
     if result.status == "infeasible":
-        limits = ", ".join(f"{g.name} {g.limit}" for g in view.goals if g.limit)
+        limits = ", ".join(f"{g.name} {g.limit}" for g in result.front.goals if g.limit)
         raise NothingFeasible(
             f"none of {len(result.evaluations)} assignments meets {limits}; the nearest are kept in "
             f"{result.folder / 'front.json'}. Loosen a limit, allow wider formats, or raise the budget."
         )
+
+
+def _show(result: RunResult, as_json: bool) -> None:
+    from mpsearch.engine.folder import front_document
+    from mpsearch.engine.tracking_store import Place, ui_text
+    from mpsearch.engine.views import View
+
+    if as_json:
+        print_json({"run": str(result.folder), **front_document(result)})
+        return
+    view, screen = View.of(result), console()
+    screen.print(front_table(view, view.shown()))
+    failed = f", {result.failed} failed" if result.failed else ""
+    screen.print(
+        f"\n{len(view.front)} on the front, hypervolume {result.hypervolume:.4f}, "
+        f"{len(result.evaluations)} evaluations{failed}, {result.seconds:.1f} s"
+    )
+    screen.print(f"front   {result.folder / 'front.html'}\nreport  {result.folder / 'report.md'}", soft_wrap=True)
+    if result.spec.tracking.enabled:
+        uri = Place.of(result.folder, result.spec).uri
+        screen.print(f"MLflow  mpsearch ui {result.folder}   ({ui_text(uri)})", soft_wrap=True)

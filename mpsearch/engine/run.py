@@ -122,7 +122,7 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
                 complete=complete,
                 hits=session.hits,
                 forward_equivalents=float(facts.get("forward_equivalents", 0.0)) + problem.forwards,
-                seconds=earlier_s + time.monotonic() - began_s,
+                seconds=round(earlier_s + time.monotonic() - began_s, 3),  # as front.json has it
             )
 
         def conclude(found: RunResult) -> RunResult:
