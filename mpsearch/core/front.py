@@ -129,14 +129,14 @@ class Front:
         least = sorted(range(len(done)), key=lambda i: missed[i])[:5]
         return cls(tuple(goals), (), tuple(done[i] for i in least))
 
-    def knee(self, scale: Scale | None = None) -> Evaluation:
+    def knee(self) -> Evaluation:
         """The member farthest from the plane through the extremes: least sum of losses scaled over the front.
 
         Raises `ValueError` on an empty front.
         """
         if not self.members:
             raise ValueError("an empty front has no knee.")
-        scale = scale or Scale.of(self.members, self.members, self.goals)
+        scale = Scale.of(self.members, self.members, self.goals)
         return self.members[int(scale.losses(self.members).sum(axis=1).argmin())]
 
     def hypervolume(self, scale: Scale) -> float:

@@ -47,7 +47,9 @@ def save_spec(spec: Spec, folder: Path, resolved: Resolved | None = None) -> Spe
     """Write `spec.yaml` into a folder, `resolved` in place of the spec's facts; returns the spec saved."""
     if resolved is not None:
         spec = spec.model_copy(update={"resolved": resolved})
-    (folder / SPEC_FILE).write_text(dump(spec.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+    beside = folder / f"{SPEC_FILE}.tmp"
+    beside.write_text(dump(spec.model_dump(mode="json", by_alias=True)), encoding="utf-8")
+    beside.replace(folder / SPEC_FILE)  # in one step: a run that is killed here has a whole spec or none
     return spec
 
 

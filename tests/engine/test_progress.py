@@ -38,7 +38,7 @@ def test_plain_lines_off_a_terminal(monkeypatch):
     assert len(lines) == 5
     assert lines[0].startswith("mpsearch: 1/40 evaluations, ")
     assert "4/40 evaluations" in lines[-1]
-    assert "front 3, hypervolume 0." in lines[-1]
+    assert "front 4, hypervolume 0.737" in lines[-1]
     assert "\x1b" not in out.getvalue()
 
 
