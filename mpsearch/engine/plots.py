@@ -28,8 +28,10 @@ from mpsearch.engine.views import (
 )
 
 _CSS = """
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: #1f2430; margin: 0 auto; padding: 20px 28px; max-width: 1500px; }
-h1 { font-size: 21px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 26px 0 4px; } p { margin: 4px 0; color: #555d6b; }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; color: #1f2430; margin: 0 auto;
+       padding: 20px 28px; max-width: 1500px; }
+h1 { font-size: 21px; margin: 0 0 2px; } h2 { font-size: 16px; margin: 26px 0 4px; }
+p { margin: 4px 0; color: #555d6b; }
 table { border-collapse: collapse; font-size: 13.5px; font-variant-numeric: tabular-nums; margin-top: 8px; }
 th, td { padding: 4px 12px; text-align: right; border-bottom: 1px solid #e8eaed; white-space: nowrap; }
 th { color: #555d6b; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
@@ -83,7 +85,8 @@ def page(heading: str, facts: str, parts: Sequence[tuple[str, Any]], tail: str =
         for i, (name, figure) in enumerate(parts)
     ]
     return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(heading)}</title><style>{_CSS}</style></head>'
+        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(heading)}</title><style>{_CSS}</style></head>"
         f"<body><h1>{escape(heading)}</h1><p>{escape(facts)}</p>{''.join(body)}{tail}</body></html>"
     )
 
@@ -147,7 +150,15 @@ def _traces(view: View, x: Goal, y: Goal) -> list[Any]:
     def labelled(points: Sequence[Point], name: str, symbol: str, size: int) -> Any:
         short = [p.name.replace("uniform ", "") + ("-bit" if p.kind == "uniform" else "") for p in points]
         marker = {"color": COLOURS[name], "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}}
-        return scatter(points, name, mode="markers+text", text=short, textposition="top center", marker=marker, textfont={"size": 11})  # fmt: skip
+        return scatter(
+            points,
+            name,
+            mode="markers+text",
+            text=short,
+            textposition="top center",
+            marker=marker,
+            textfont={"size": 11},
+        )
 
     members = view.front or view.nearest
     others = [p for p in view.points if not p.on_front and p.kind == "mixed"]
@@ -217,14 +228,17 @@ def bits_figure(view: View) -> Any:
         f"{i}: {number(last.name, p.measures[last.name])}{' ◆ knee' if p.is_knee else ''}"
         for i, p in enumerate(members)
     ]
-    hover = [[f"<b>{s.choice}</b> {f}<br>{view.hover(p)}" for p, f in zip(members, row, strict=True)] for s, row in zip(choices, formats, strict=True)]  # fmt: skip
+    hover = [
+        [f"<b>{s.choice}</b> {f}<br>{view.hover(p)}" for p, f in zip(members, row, strict=True)]
+        for s, row in zip(choices, formats, strict=True)
+    ]
     heat = Heatmap(
         z=[[widths.index(f.bits) for f in row] for row in formats], x=columns, y=[s.choice for s in choices],
         text=[[f"{f.bits:g}" for f in row] for row in formats], texttemplate="%{text}" if len(members) <= 40 else None,
         colorscale=[(edge / n, steps[w]) for k, w in enumerate(widths) for edge in (k, k + 1)], zmin=-0.5, zmax=n - 0.5,
         hovertext=hover, hoverinfo="text", xgap=1, ygap=1,
-        colorbar={"title": "bits", "tickvals": list(range(n)), "ticktext": ["float" if w == 32 else f"{w:g}" for w in widths],
-                  "len": min(1.0, 0.2 * n), "thickness": 16},
+        colorbar={"title": "bits", "len": min(1.0, 0.2 * n), "thickness": 16, "tickvals": list(range(n)),
+                  "ticktext": ["float" if w == 32 else f"{w:g}" for w in widths]},
     )  # fmt: skip
     figure = Figure(heat).update_layout(_LAYOUT, height=max(260, 21 * len(choices) + 150))
     split = sum(s.is_parameter for s in choices)

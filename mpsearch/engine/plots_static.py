@@ -139,8 +139,32 @@ def _panel(axes: Any, view: View, x: Goal, y: Goal) -> None:
     )  # fmt: skip
     label = "front, validation" if view.front else "nearest to the limits"
     _dots(axes, members, x, y, s=34, color=COLOURS["front"], edgecolors="white", linewidths=0.6, label=label, zorder=5)
-    _dots(axes, view.uniform, x, y, s=52, marker="D", color=COLOURS["uniform"], edgecolors="white", linewidths=0.8, label="uniform", zorder=6)  # fmt: skip
-    _dots(axes, view.baseline, x, y, s=120, marker="*", color=COLOURS["float"], edgecolors="white", linewidths=0.8, label="float", zorder=6)  # fmt: skip
+    _dots(
+        axes,
+        view.uniform,
+        x,
+        y,
+        s=52,
+        marker="D",
+        color=COLOURS["uniform"],
+        edgecolors="white",
+        linewidths=0.8,
+        label="uniform",
+        zorder=6,
+    )
+    _dots(
+        axes,
+        view.baseline,
+        x,
+        y,
+        s=120,
+        marker="*",
+        color=COLOURS["float"],
+        edgecolors="white",
+        linewidths=0.8,
+        label="float",
+        zorder=6,
+    )
     knee = [p for p in view.front if p.is_knee]
     _dots(
         axes, knee, x, y, s=150, facecolors="none", edgecolors=COLOURS["knee"], linewidths=1.8, label="knee", zorder=7
@@ -231,13 +255,28 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
     widths = sorted(set(bits.ravel().tolist()))
     colours = bit_colours(widths)
     codes = np.searchsorted(widths, bits)
-    axes.pcolormesh(codes, cmap=ListedColormap([colours[w] for w in widths]), vmin=-0.5, vmax=len(widths) - 0.5, edgecolors="white", linewidth=0.8)  # fmt: skip
+    axes.pcolormesh(
+        codes,
+        cmap=ListedColormap([colours[w] for w in widths]),
+        vmin=-0.5,
+        vmax=len(widths) - 0.5,
+        edgecolors="white",
+        linewidth=0.8,
+    )
     axes.invert_yaxis()
     axes.set_xlim(0, max(len(members), 8))  # few members keep narrow columns
     if len(members) <= 24 and len(choices) <= 60:
         for (i, j), value in np.ndenumerate(bits):
             light = value >= 8
-            axes.text(j + 0.5, i + 0.5, f"{value:g}", ha="center", va="center", fontsize=6.5, color="#1a1a1a" if light else "white")  # fmt: skip
+            axes.text(
+                j + 0.5,
+                i + 0.5,
+                f"{value:g}",
+                ha="center",
+                va="center",
+                fontsize=6.5,
+                color="#1a1a1a" if light else "white",
+            )
     labels = [s.choice if len(s.choice) <= 34 else "…" + s.choice[-33:] for s in choices]
     step = -(-len(choices) // 90)
     axes.set_yticks(np.arange(0, len(choices), step) + 0.5, labels[::step], fontsize=7.5 if len(choices) <= 60 else 6)
@@ -249,12 +288,22 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
     axes.set_xticks(np.arange(0, len(members), step) + 0.5, names[::step], rotation=90, fontsize=7.5)
     for j, p in enumerate(members):
         if p.is_knee:
-            axes.annotate("knee", (j + 0.5, 0), xytext=(0, 2), textcoords="offset points", ha="center", va="bottom", fontsize=8, color=COLOURS["knee"], fontweight="bold", annotation_clip=False)  # fmt: skip
+            axes.annotate(
+                "knee",
+                (j + 0.5, 0),
+                xytext=(0, 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom",
+                fontsize=8,
+                color=COLOURS["knee"],
+                fontweight="bold",
+                annotation_clip=False,
+            )
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title("bits of each choice (rows) in each front member (columns)", fontsize=10, loc="left", pad=16)
     axes.set_xlabel(cost_stem(last.name).replace("_", " "), fontsize=10)
-    axes.figure.legend(
-        handles=[Patch(facecolor=colours[w], edgecolor="#9aa0a6", linewidth=0.5, label="float" if w == 32 else f"{w:g}") for w in widths],
-        loc="outside lower center", ncols=10, fontsize=8, frameon=False,
-    )  # fmt: skip
+    names = {w: "float" if w == 32 else f"{w:g}" for w in widths}
+    patches = [Patch(facecolor=colours[w], edgecolor="#9aa0a6", linewidth=0.5, label=names[w]) for w in widths]
+    axes.figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=8, frameon=False)

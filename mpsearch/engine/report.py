@@ -50,9 +50,10 @@ def markdown(view: View) -> str:
 
 def note(view: View, picture: str | None, characters: int) -> str:
     """A short version for the page of a tracking run, of at most so many characters; long tables lose their end."""
-    head = [f"## {view.result.spec.name}: {_outcome(view)}", ""]
+    verdict, *beside = mixed_or_uniform(view) or [""]
+    head = [f"## {view.result.spec.name}: {_outcome(view)}", "", verdict, ""]
     head += [f"![front]({picture})", ""] if picture else []
-    tail = ["", *mixed_or_uniform(view), "", "Files: `front.html` (interactive), `report.md`, `evaluations.csv`."]
+    tail = [*beside, "", "Files: `front.html` (interactive), `report.md`, `evaluations.csv`."]
     rows = _table(view, view.front or view.nearest)
     kept = len(rows)
     while kept > 2 and len("\n".join([*head, *rows[:kept], "(more in report.md)", *tail])) > characters:
@@ -79,7 +80,8 @@ def _question(view: View) -> list[str]:
         f"Which precision at each of {choices} choices gives the {' and the '.join(goals)}? "
         f"Asked with driver `{result.spec.driver.use}`, seed {result.spec.seed}; "
         f"{len(result.evaluations)} evaluations ({result.failed} failed, {result.hits} answered from the ledger), "
-        f"{result.forward_equivalents:.1f} float forwards of work, {result.seconds:.0f} s. Status: **{result.status}**.",
+        f"{result.forward_equivalents:.1f} float forwards of work, {result.seconds:.0f} s. "
+        f"Status: **{result.status}**.",
         "",
         f"The float model has {_scores(view, view.baseline[0]) if view.baseline else 'no score'}. "
         f"Hypervolume {result.hypervolume:.4f} (1 is the ideal point, 0 the worst of float and uniform).",
@@ -105,10 +107,8 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
     head = ["#", "assignment", *names, *(f"test {g.name}" for g in tested), "average bits", "key"]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for i, p in enumerate(points):
-        cells = [
-            str(i),
-            f"{p.name}{' **(knee)**' if p.is_knee else ''}{' (on the front)' if p.on_front and p.kind != 'mixed' else ''}",
-        ]
+        mark = " **(knee)**" if p.is_knee else " (on the front)" if p.on_front and p.kind != "mixed" else ""
+        cells = [str(i), p.name + mark]
         for name in names:
             ratio = view.ratio(p, name)
             cells.append(
@@ -123,7 +123,8 @@ def _picks(view: View) -> Iterator[str]:
     front = view.result.front
     if not front.members:
         limits = [f"`{g.name} {g.limit}`" for g in view.goals if g.limit]
-        yield f"No evaluated assignment meets {' and '.join(limits)}; above are those that miss by least. Loosen a limit, or widen the formats."
+        yield f"No evaluated assignment meets {' and '.join(limits)}; above are those that miss by least."
+        yield "Loosen a limit, or widen the formats."
         return
     picks = ["knee", *(f"{'best' if g.maximise else 'cheapest'}:{g.name}" for g in view.goals)]
     for pick in picks:
@@ -135,7 +136,8 @@ def _picks(view: View) -> Iterator[str]:
             yield f"* every member meets `{goal.name} {goal.limit}` (= {number(goal.name, bound)}) on validation"
             missed = [p for p in view.front if p.test and goal.excess(p.test.measures, _tested_baseline(view)) > 0]
             if missed:
-                yield f"* **{len(missed)} of {len(view.front)} members miss that limit on the test split**: {', '.join(p.name for p in missed[:5])}"
+                names = ", ".join(p.name for p in missed[:5])
+                yield f"* **{len(missed)} of {len(view.front)} members miss that limit on the test split**: {names}"
 
 
 def _tested_baseline(view: View) -> dict[str, float]:
@@ -163,9 +165,8 @@ def mixed_or_uniform(view: View) -> list[str]:
             continue
         beaten += 1
         best = min(at_least, key=lambda p: quality.loss(p.measures))
-        lines.append(
-            f"* {control.name} ({_scores(view, control)}) is beaten by {best.name} `{best.key[:8]}`: {_gain(best, control, quality, costs)}."
-        )
+        gain = _gain(best, control, quality, costs)
+        lines.append(f"* {control.name} ({_scores(view, control)}) is beaten by {best.name} `{best.key[:8]}`: {gain}.")
     total = len(view.uniform)
     verdict = "beats every" if beaten == total else f"beats {beaten} of {total}" if beaten else "does not beat any"
     return [
@@ -212,7 +213,8 @@ def _steps(view: View) -> Iterator[str]:
             if old_value != new_value:
                 moved.append(f"{g.name} {number(g.name, old_value)} → {number(g.name, new_value)}")
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
-        yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {', '.join(changed[:4]) or 'nothing'}{more}."
+        where = f"{', '.join(changed[:4]) or 'nothing'}{more}"
+        yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {where}."
 
 
 def _confidence(view: View) -> Iterator[str]:
@@ -224,7 +226,8 @@ def _confidence(view: View) -> Iterator[str]:
         base = view.baseline[0]
         error = hypot(p.evaluation.stderr.get(quality.name, 0.0), base.evaluation.stderr[quality.name])
         if abs(p.measures[quality.name] - base.measures[quality.name]) <= _CLOSE * error:
-            yield f"* The smallest member within {_CLOSE:g} standard errors of float is {p.name} `{p.key[:8]}`: {_scores(view, p)}."
+            who = f"{p.name} `{p.key[:8]}`: {_scores(view, p)}"
+            yield f"* The smallest member within {_CLOSE:g} standard errors of float is {who}."
             break
     gaps = [
         quality.loss(p.test.measures) - quality.loss(p.measures)
@@ -235,7 +238,10 @@ def _confidence(view: View) -> Iterator[str]:
         mean = sum(gaps) / len(gaps)
         base_gap = [quality.loss(p.test.measures) - quality.loss(p.measures) for p in view.baseline if p.test]
         beside = f" (float, which nothing was chosen by: {base_gap[0]:+.4f})" if base_gap else ""
-        yield f"* Choosing on validation may flatter: from validation to test, members get worse by {mean:+.4f} {quality.name} on average{beside}."
+        yield (
+            "* Choosing on validation may flatter: from validation to test, members get worse by "
+            f"{mean:+.4f} {quality.name} on average{beside}."
+        )
     elif view.front:
         yield "* Not scored on the test split yet: the run has not ended."
     if view.front:
@@ -272,7 +278,8 @@ def _again(view: View) -> Iterator[str]:
     space = spec.resolved.space_file if spec.resolved and spec.resolved.space_file else spec.name
     extent = f"--budget {spec.driver.budget}" if spec.driver.budget else f"--time {spec.driver.time}"
     yield "```sh"
-    yield f"mpsearch run --space {quote(space)} --driver {spec.driver.use} {extent} --seed {spec.seed} --device {spec.engine.device}"
+    where = f"--seed {spec.seed} --device {spec.engine.device}"
+    yield f"mpsearch run --space {quote(space)} --driver {spec.driver.use} {extent} {where}"
     yield f"mpsearch front {folder} --pick knee"
     if result.status == "interrupted":
         yield f"mpsearch resume {folder}"
@@ -280,7 +287,8 @@ def _again(view: View) -> Iterator[str]:
     yield ""
     yield f"* spec `{spec.sha256}` (all settings: `spec.yaml`)"
     if spec.resolved:
-        yield f"* space file `{spec.resolved.space_sha256}`, objective `{spec.resolved.objective_sha256}`, float weights `{spec.resolved.fingerprint}`"
+        yield f"* space file `{spec.resolved.space_sha256}`, objective `{spec.resolved.objective_sha256}`"
+        yield f"* float weights `{spec.resolved.fingerprint}`"
         yield "* versions: " + ", ".join(f"{name} {version}" for name, version in spec.resolved.versions.items())
     yield f"* MLflow: {_tracked(result)}"
 
@@ -292,4 +300,5 @@ def _tracked(result: RunResult) -> str:
     if not path.is_file():
         return f"`mpsearch ui {folder}`"
     place = json.loads(path.read_text(encoding="utf-8"))
-    return f"`mpsearch ui {folder}`, or `{ui_text(place['uri'])}`; experiment `{place['experiment']}`, filter `tags.on_front = 'true'`"
+    where = f"experiment `{place['experiment']}`, filter `tags.on_front = 'true'`"
+    return f"`mpsearch ui {folder}`, or `{ui_text(place['uri'])}`; {where}"

@@ -12,8 +12,9 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from mpsearch.core.errors import OutOfResources
@@ -37,6 +38,7 @@ _ENVIRONMENT = {  # MLflow waits 2 minutes and tries 8 times unless told otherwi
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _PER_BATCH = {"metrics": 800, "params": 100, "tags": 100}  # 1000 in all
@@ -52,7 +54,6 @@ class ProjectionSummary:
         ok: False if the store could not be written; `message` then says why and what to do.
         message: one sentence for people.
         place: where the search is tracked.
-        experiment_id: of MLflow; None if it was not reached.
         created: runs that did not exist before.
         updated: runs that existed and changed.
         seconds: wall time it took.
@@ -61,7 +62,6 @@ class ProjectionSummary:
     ok: bool
     message: str
     place: Place
-    experiment_id: str | None = None
     created: int = 0
     updated: int = 0
     seconds: float = 0.0
@@ -84,14 +84,18 @@ def project(result: RunResult, uri: str | None = None, live: bool = False) -> Pr
         writer = _Writer.open(place)
         writer.write(View.of(result), live)
     except Exception as error:  # whatever a database, a server or the network can raise: the search matters more
-        message = f"tracking at {shown(place.uri)} failed ({_reason(error)}); write it later with: mpsearch sync {result.folder}"
+        later = f"write it later with: mpsearch sync {quote(str(result.folder))}"
+        message = f"tracking at {shown(place.uri)} failed ({_reason(error)}); {later}"
         if result.spec.tracking.required and not live:
             raise OutOfResources(message) from error
         return ProjectionSummary(False, message, place, seconds=time.monotonic() - began)
+    if place.experiment_id != writer.experiment_id:
+        place = replace(place, experiment_id=writer.experiment_id)
+        place.save(result.folder)
     changed = f"{writer.created} new and {writer.updated} changed runs"
     message = f"tracked at {shown(place.uri)}, experiment {place.experiment!r}: {changed}"
     seconds = time.monotonic() - began
-    return ProjectionSummary(True, message, place, writer.experiment_id, writer.created, writer.updated, seconds)
+    return ProjectionSummary(True, message, place, writer.created, writer.updated, seconds)
 
 
 class Tracker:
@@ -202,21 +206,23 @@ class _Writer:
                     return cls(client, place, experiment_id, runs)
 
     def write(self, view: View, live: bool) -> None:
-        """Runs of evaluations first, so that the search's own run is the newest and stands on top of the list."""
+        """Write all runs. They start in such an order that the list, newest first, shows the search, then its front."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            contents = evaluation_runs(view, also=set(self.runs) - {SEARCH})
-            for content in reversed(contents):
-                self._put(content, "FINISHED")
+            search = search_run(view, live)
+            known = self.runs.get(SEARCH)
+            start_ms = known.info.start_time if known else int(1000 * (time.time() - search.seconds))
+            for rank, content in enumerate(evaluation_runs(view, also=set(self.runs) - {SEARCH}), 1):
+                self._put(content, "FINISHED", start_ms - rank, start_ms - rank + int(1000 * content.seconds))
             status = "RUNNING" if live else _ENDED[view.result.status]
-            run_id = self._put(search_run(view, live), status)
+            run_id = self._put(search, status, start_ms, start_ms + int(1000 * search.seconds))
             if not live:
                 for folder, path in search_files(view.result):
                     self.client.log_artifact(run_id, str(path), folder)
                 for name, text in search_tables(view).items():
                     self.client.log_text(run_id, text, name)
 
-    def _put(self, content: Content, status: str) -> str:
+    def _put(self, content: Content, status: str, start_ms: int, end_ms: int) -> str:
         """Create or complete one run; returns its id."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -224,7 +230,6 @@ class _Writer:
         now_ms = int(time.time() * 1000)
         run = self.runs.get(content.trial_key)
         if run is None:
-            start_ms = now_ms - int(1000 * content.seconds)
             run = self.client.create_run(self.experiment_id, start_time=start_ms, tags=tags, run_name=content.name)
             self.created += 1
         run_id, have = run.info.run_id, run.data
@@ -239,7 +244,7 @@ class _Writer:
             if status == "RUNNING":
                 self.client.update_run(run_id, status=status)
             else:
-                self.client.set_terminated(run_id, status=status, end_time=now_ms)
+                self.client.set_terminated(run_id, status=status, end_time=end_ms)
         differs = bool(metrics or params or changed) or run.info.status != status or run.info.run_name != content.name
         self.updated += content.trial_key in self.runs and differs
         return run_id

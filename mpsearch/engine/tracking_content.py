@@ -1,4 +1,4 @@
-"""What the MLflow runs of a search hold: names chosen so that compare, parallel coordinates and scatter are useful at once.
+"""What the MLflow runs of a search hold, named so that compare, parallel coordinates and scatter are useful at once.
 
 MLflow orders by name and its default charts take the first: average bits stand first among the parameters, and goals
 are metrics under their own names.
@@ -83,7 +83,7 @@ def _evaluation_run(view: View, point: Point) -> Content:
 
 
 def search_run(view: View, live: bool) -> Content:
-    """The run of the search as a whole. Its metrics have names of their own, so that the charts of members stay clean."""
+    """The run of the search as a whole. Its metrics have names of their own: charts of members stay clean."""
     result = view.result
     tags = {
         "mpsearch.kind": SEARCH,

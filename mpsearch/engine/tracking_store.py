@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from mpsearch.core.errors import BadInput
+from mpsearch.core.errors import BadInput, OutOfResources
 from mpsearch.spec.schema import Spec
 
 FILE = "tracking.json"
@@ -27,19 +27,22 @@ class Place:
         uri: of the MLflow tracking store, with an absolute path where it is a file.
         experiment: name of the MLflow experiment.
         artifacts: folder of the artifacts; None where a server decides.
+        experiment_id: what the store calls the experiment; None until something was written there.
     """
 
     search_id: str
     uri: str
     experiment: str
     artifacts: str | None
+    experiment_id: str | None = None
 
     @classmethod
     def of(cls, folder: Path, spec: Spec, uri: str | None = None) -> Place:
         """The place recorded in `folder`, or a new one, recorded there.
 
         The store is, first of those that are given: `uri`, the recorded one, the spec's `tracking.uri`,
-        `MLFLOW_TRACKING_URI`, SQLite in the working directory. Raises `BadInput` for a URI that cannot keep runs.
+        `MLFLOW_TRACKING_URI`, SQLite in the working directory. Raises `BadInput` for a URI that cannot keep runs, and
+        `OutOfResources` where the folder cannot be written.
         """
         path = folder / FILE
         recorded = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
@@ -47,18 +50,27 @@ class Place:
         store = absolute_uri(given or "sqlite:///mlflow.db")
         artifacts = None
         if not is_server(store):
-            artifacts = recorded.get("artifacts") or str(Path("mlartifacts").absolute())
+            beside = Path(store.partition(":///")[2]).parent if store.startswith("sqlite") else Path.cwd()
+            artifacts = str(beside / "mlartifacts")
         experiment = spec.tracking.experiment or spec.name
-        place = cls(recorded.get("search_id") or uuid.uuid4().hex, store, experiment, artifacts)
+        experiment_id = recorded.get("experiment_id") if store == recorded.get("uri") else None
+        place = cls(recorded.get("search_id") or uuid.uuid4().hex, store, experiment, artifacts, experiment_id)
         if asdict(place) != recorded:
-            draft = folder / f"{FILE}.tmp"
-            draft.write_text(json.dumps(asdict(place), indent=1) + "\n", encoding="utf-8")
-            draft.replace(path)
+            place.save(folder)
         return place
+
+    def save(self, folder: Path) -> None:
+        """Record the place in a run folder. Raises `OutOfResources` where that cannot be written."""
+        draft = folder / f"{FILE}.tmp"
+        try:
+            draft.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            draft.replace(folder / FILE)
+        except OSError as error:
+            raise OutOfResources(f"{folder / FILE}: cannot write ({error.strerror}); make room there.") from error
 
 
 def absolute_uri(uri: str) -> str:
-    """`uri` with the file of an SQLite store made absolute. Raises `BadInput` for files, folders and unknown schemes."""
+    """`uri` with the file of an SQLite store made absolute. Raises `BadInput` for folders and unknown schemes."""
     scheme = urlsplit(uri).scheme.split("+")[0]
     if scheme not in _SCHEMES:
         raise BadInput(

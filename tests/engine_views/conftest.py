@@ -19,7 +19,14 @@ from mpsearch.core.space import Choice, Space
 from mpsearch.engine.result import RunResult
 from mpsearch.spec.schema import Spec
 
-LAYERS = {"stem": 144, "block1.conv1": 2304, "block1.conv2": 2304, "block2.conv1": 4608, "block2.conv2": 9216, "head": 640}
+LAYERS = {
+    "stem": 144,
+    "block1.conv1": 2304,
+    "block1.conv2": 2304,
+    "block2.conv1": 4608,
+    "block2.conv2": 9216,
+    "head": 640,
+}
 OPTIONS = tuple(map(Format.parse, ("int2", "int4", "int8")))
 WEIGHTS = tuple(Choice(f"{layer}.weight", (f"{layer}.weight",), OPTIONS) for layer in LAYERS)
 VALUES = tuple(Choice(f"{layer}:in", (f"{layer}:in",), OPTIONS[1:]) for layer in LAYERS)
@@ -32,7 +39,9 @@ def score(assignment: Assignment, split: str = "validation", n: int = 1000) -> E
     rng = np.random.default_rng(int(assignment.key, 16) % 2**32 + (split == "test"))
     weights = {layer: assignment.at(f"{layer}.weight").bits for layer in LAYERS}
     values = {layer: assignment.at(f"{layer}:in").bits for layer in LAYERS}
-    harm = sum(0.6 * 2.0 ** (-1.5 * b) for b in weights.values()) + sum(0.25 * 2.0 ** (-1.2 * b) for b in values.values())
+    harm = sum(0.6 * 2.0 ** (-1.5 * b) for b in weights.values()) + sum(
+        0.25 * 2.0 ** (-1.2 * b) for b in values.values()
+    )
     accuracy = float(np.clip(0.975 - 0.35 * harm + rng.normal(0, 0.002), 0.1, 1.0))
     measures = {
         "accuracy": accuracy,
@@ -55,13 +64,16 @@ def make(folder: Path, evaluations: int = 120, goals: int = 2, limit: str | None
         chosen[0] = replace(chosen[0], limit=Limit.parse(limit))
     spec = Spec.model_validate({
         "schema": "mpsearch.space/1", "name": "made-up", "objective": {"use": "classification"},
-        "sites": [{"match": "*.weight", "formats": ["int2", "int4", "int8"]}, {"match": "*:in", "formats": ["int4", "int8"]}],
+        "sites": [{"match": "*.weight", "formats": [str(f) for f in OPTIONS]},
+                  {"match": "*:in", "formats": [str(f) for f in OPTIONS[1:]]}],
         "goals": [{"name": g.name, "maximise": g.maximise, "limit": limit if g is chosen[0] else None} for g in chosen],
         "driver": {"use": "random", "budget": max(evaluations, 1)}, "seed": seed,
     })  # fmt: skip
     (folder / "spec.yaml").write_text("schema: mpsearch.space/1\nname: made-up\n", encoding="utf-8")
     if sites:
-        entries = [{"name": f"{k}.weight", "role": "weight", "shape": [n], "choice": f"{k}.weight"} for k, n in LAYERS.items()]
+        entries = [
+            {"name": f"{k}.weight", "role": "weight", "shape": [n], "choice": f"{k}.weight"} for k, n in LAYERS.items()
+        ]
         entries += [{"name": f"{k}:in", "role": "activation", "shape": [8, 128], "choice": f"{k}:in"} for k in LAYERS]
         (folder / "sites.json").write_text(json.dumps(entries), encoding="utf-8")
     baseline = replace(score(Assignment()), asked_by="baseline")
@@ -71,12 +83,32 @@ def make(folder: Path, evaluations: int = 120, goals: int = 2, limit: str | None
         mixed = score(SPACE.sample(rng))
         done.setdefault(mixed.key, mixed)
     broken = SPACE.decode([0] * 12)
-    rows = [replace(e, measures={}, stderr={}, failure=Failure("nan", "log_loss is NaN")) if e.assignment == broken else e for e in done.values()]  # fmt: skip
+    rows = [
+        replace(e, measures={}, stderr={}, failure=Failure("nan", "log_loss is NaN")) if e.assignment == broken else e
+        for e in done.values()
+    ]
     front = Front.of(rows, chosen, baseline.measures)
     controls = {name: e for name, e in uniform.items() if e.assignment != broken}
     scale = Scale.of(rows, [baseline, *controls.values()], chosen)
-    test = {e.key: score(e.assignment, "test", 500) for e in [*front.members, baseline, *controls.values()]} if tested else {}
-    return RunResult(folder, spec, "infeasible" if not front.members else status, tuple(rows), baseline, controls, front, scale, test, 3, 41.5, 12.0)  # fmt: skip
+    test = (
+        {e.key: score(e.assignment, "test", 500) for e in [*front.members, baseline, *controls.values()]}
+        if tested
+        else {}
+    )
+    return RunResult(
+        folder,
+        spec,
+        "infeasible" if not front.members else status,
+        tuple(rows),
+        baseline,
+        controls,
+        front,
+        scale,
+        test,
+        3,
+        41.5,
+        12.0,
+    )
 
 
 @pytest.fixture
