@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -52,6 +53,8 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code: one message and no traceback for anything but a bug."""
+    if not sys.warnoptions:  # what libraries will change is for developers, who have -W
+        warnings.simplefilter("ignore", FutureWarning)
     try:
         app(args=arguments, prog_name="mpsearch")
     except MpsearchError as error:

@@ -28,18 +28,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tracked(pattern: str) -> set[str]:
-    listed = subprocess.run(
-        ["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    listed = subprocess.run(["git", "ls-files", pattern], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(listed.stdout.split())
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the list of files is git's")
 def test_the_wheel_holds_exactly_the_tracked_spaces_and_objectives(wheel: Path) -> None:
     prefix = "mpsearch/_bundled/"
-    inside = {
-        name.removeprefix(prefix) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(prefix)
-    }
+    inside = {name.removeprefix(prefix) for name in zipfile.ZipFile(wheel).namelist() if name.startswith(prefix)}
     assert inside == tracked("search_spaces/*.yaml") | tracked("objectives/*.py")
     assert len(inside) > 5
 
