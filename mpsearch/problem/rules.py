@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 
 from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.format import Format
@@ -62,9 +63,14 @@ def canonical(fmt: Format, site: Site) -> Format:
     """`fmt` as recorded: the options that are defaults of the site's role left out. Raises `BadInput`."""
     if fmt.is_float32:
         return fmt
-    quantizer = registry.load("quantizers", fmt.scheme)()
-    assert isinstance(quantizer, Quantizer)
-    return quantizer.canonical(fmt, site.role)
+    return _quantizer(fmt.scheme).canonical(fmt, site.role)
+
+
+@cache
+def _quantizer(scheme: str) -> Quantizer:
+    made = registry.load("quantizers", scheme)()
+    assert isinstance(made, Quantizer)
+    return made
 
 
 def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, tuple[Format, ...]]:
