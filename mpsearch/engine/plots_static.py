@@ -27,43 +27,47 @@ def write_png(view: View, path: Path, dpi: int = 130) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    panels, members = pairs(view.goals), view.front or view.nearest
-    rows = len(view.sites.choices) if members else 0
-    grid_height = 0.0 if not rows else float(np.clip(0.22 * rows + 1.7, 3.0, 22.0))
-    beside = len(panels) == 1
-    if beside:
-        size = (PANEL_INCHES[0] * (2.15 if rows else 1.1), max(PANEL_INCHES[1], grid_height))
-    else:
-        columns = min(3, len(panels))
-        panel_rows = -(-len(panels) // columns) + (len(view.goals) > 2)
-        size = (PANEL_INCHES[0] * 0.85 * columns, PANEL_INCHES[1] * 0.8 * panel_rows + grid_height)
-    figure = Figure(figsize=size, dpi=dpi, layout="constrained", facecolor="white")
+    members = view.front or view.nearest
+    choices = len(view.sites.choices) if members else 0
+    rows_in = 0.22 * min(choices, 40) + 0.13 * max(0, choices - 40)
+    heatmap_in = float(np.clip(rows_in + 1.7, 3.0, 22.0)) if choices else 0.0
+    draw = _beside if len(view.goals) <= 2 else _stacked
+    figure = Figure(dpi=dpi, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
+    heatmap = draw(figure, view, heatmap_in)
     figure.suptitle(title(view), fontsize=12, fontweight="bold", x=0.01, ha="left")
-    if beside:
-        left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1.0)) if rows else (figure, None)
-        # a tall grid beside: the panel keeps its own height, at the top
-        spare = size[1] - PANEL_INCHES[1]
-        top = left.subfigures(2, 1, height_ratios=(PANEL_INCHES[1], spare))[0] if spare > 1 and rows else left
-        axes = top.subplots(1, 1)
-        _panel(axes, view, *panels[0])
-        top.legend(*_legend([axes]), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    else:
-        parts = np.atleast_1d(
-            figure.subfigures(1 + bool(rows), 1, height_ratios=[size[1] - grid_height, grid_height][: 1 + bool(rows)])
-        )
-        right = parts[1] if rows else None
-        grid = parts[0].add_gridspec(panel_rows, columns)
-        all_axes = []
-        for i, (x, y) in enumerate(panels):
-            axes = parts[0].add_subplot(grid[divmod(i, columns)])
-            _panel(axes, view, x, y)
-            all_axes.append(axes)
-        _parallel(parts[0].add_subplot(grid[-1, :]), view)
-        parts[0].legend(*_legend(all_axes), loc="outside lower center", ncols=7, fontsize=8, frameon=False)
-    if rows:
-        _heatmap(right.subplots(1, 1), view, members)
+    if heatmap is not None:
+        _heatmap(heatmap.subplots(1, 1), view, members)
     figure.savefig(path, dpi=dpi, format="png")
+
+
+def _beside(figure: Any, view: View, heatmap_in: float) -> Any:
+    """One panel on the left, room for the heatmap on the right; returns that room, None if there is no heatmap."""
+    width, height = PANEL_INCHES
+    figure.set_size_inches(width * (2.15 if heatmap_in else 1.1), max(height, heatmap_in))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.1, 1.0)) if heatmap_in else (figure, None)
+    if heatmap_in - height > 1:  # beside a tall heatmap the panel keeps its own height, at the top
+        left = left.subfigures(2, 1, height_ratios=(height, heatmap_in - height))[0]
+    axes = left.subplots(1, 1)
+    _panel(axes, view, *pairs(view.goals)[0])
+    left.legend(*_legend([axes]), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return right
+
+
+def _stacked(figure: Any, view: View, heatmap_in: float) -> Any:
+    """Rows of three panels, parallel coordinates, room for the heatmap; returns that room, None without a heatmap."""
+    panels = pairs(view.goals)
+    rows = -(-len(panels) // 3) + 1
+    above_in = 0.8 * PANEL_INCHES[1] * rows
+    figure.set_size_inches(0.85 * PANEL_INCHES[0] * 3, above_in + heatmap_in)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(above_in, heatmap_in)) if heatmap_in else (figure, None)
+    grid = top.add_gridspec(rows, 3)
+    axes = [top.add_subplot(grid[divmod(i, 3)]) for i in range(len(panels))]
+    for each, (x, y) in zip(axes, panels, strict=True):
+        _panel(each, view, x, y)
+    _parallel(top.add_subplot(grid[-1, :]), view)
+    top.legend(*_legend(axes), loc="outside lower center", ncols=7, fontsize=8, frameon=False)
+    return bottom
 
 
 def title(view: View) -> str:
@@ -277,8 +281,8 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
                 fontsize=6.5,
                 color="#1a1a1a" if light else "white",
             )
-    labels = [s.choice if len(s.choice) <= 34 else "…" + s.choice[-33:] for s in choices]
-    step = -(-len(choices) // 90)
+    labels = [s.choice if len(s.choice) <= 34 else f"{s.choice[:13]}…{s.choice[-20:]}" for s in choices]
+    step = -(-len(choices) // 120)
     axes.set_yticks(np.arange(0, len(choices), step) + 0.5, labels[::step], fontsize=7.5 if len(choices) <= 60 else 6)
     split = sum(s.is_parameter for s in choices)
     if 0 < split < len(choices):
@@ -304,6 +308,6 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
     axes.spines[:].set_visible(False)
     axes.set_title("bits of each choice (rows) in each front member (columns)", fontsize=10, loc="left", pad=16)
     axes.set_xlabel(cost_stem(last.name).replace("_", " "), fontsize=10)
-    names = {w: "float" if w == 32 else f"{w:g}" for w in widths}
-    patches = [Patch(facecolor=colours[w], edgecolor="#9aa0a6", linewidth=0.5, label=names[w]) for w in widths]
+    text = {w: "float" if w == 32 else f"{w:g}" for w in widths}
+    patches = [Patch(facecolor=colours[w], edgecolor="#9aa0a6", linewidth=0.5, label=text[w]) for w in widths]
     axes.figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=8, frameon=False)

@@ -219,9 +219,9 @@ def _steps(view: View) -> Iterator[str]:
 
 def _confidence(view: View) -> Iterator[str]:
     result, quality = view.result, view.goals[0]
-    sizes = {e.n for e in result.evaluations if e.failure is None}
-    if sizes and max(sizes):
-        yield f"* Validation scores rest on {max(sizes)} samples."
+    samples = max((e.n for e in result.evaluations if e.failure is None), default=0)
+    if samples:
+        yield f"* Validation scores rest on {samples} samples."
     for p in view.front if view.baseline and quality.name in view.baseline[0].evaluation.stderr else []:
         base = view.baseline[0]
         error = hypot(p.evaluation.stderr.get(quality.name, 0.0), base.evaluation.stderr[quality.name])

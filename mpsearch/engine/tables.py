@@ -44,7 +44,7 @@ def evaluations_table(view: View) -> Table:
         head: dict[str, Cell] = {"evaluation": order, "key": e.key, "asked_by": e.asked_by}
         head |= {"kind": point.kind if point else None, "on_front": bool(point and point.on_front)}
         head |= {"failure": f"{e.failure.kind}: {e.failure.message}" if e.failure else None}
-        head |= e.measures | {f"{name}_stderr": v for name, v in e.stderr.items()} | {"seconds": e.seconds}
+        head |= {**e.measures, **{f"{name}_stderr": v for name, v in e.stderr.items()}, "seconds": e.seconds}
         head |= {f"bits.{name}": e.assignment.at(site.name).bits for name, site in view.sites.choices.items()}
         records.append(head)
     return Table.of(records)
@@ -52,8 +52,11 @@ def evaluations_table(view: View) -> Table:
 
 def front_table(view: View) -> Table:
     """Front (or the nearest), uniform controls and float: every measure, test scores and ratios to float."""
-    return Table.of([{"name": p.name, "kind": p.kind, "on_front": p.on_front, "knee": p.is_knee, "bits": p.summary}
-                     | numbers(view, p) | {"key": p.key} for p in view.shown()])  # fmt: skip
+    records = []
+    for p in view.shown():
+        head: dict[str, Cell] = {"name": p.name, "kind": p.kind, "on_front": p.on_front, "knee": p.is_knee}
+        records.append({**head, "bits": p.summary, **numbers(view, p), "key": p.key})
+    return Table.of(records)
 
 
 def numbers(view: View, point: Point) -> dict[str, float]:

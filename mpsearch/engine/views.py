@@ -125,7 +125,7 @@ class View:
         sites = Sites.of(result)
         members = {e.key for e in result.front.members}
         knee = result.front.knee().key if result.front.members else None
-        named = {e.key: name for name, e in reversed(result.uniform.items())}
+        named = {e.key: name for name, e in reversed(list(result.uniform.items()))}
 
         def point(order: int, e: Evaluation) -> Point:
             kind: Kind = "float" if e.key == result.baseline.key else "uniform" if e.key in named else "mixed"
