@@ -37,9 +37,7 @@ class Format:
                 f"format {text!r} is not of the form 'scheme bits[:option...]'; for example int4, int8:affine."
             )
         bits = float(match["bits"])
-        return cls(
-            match["scheme"], int(bits) if bits.is_integer() else bits, tuple(match["options"].split(":")[1:])
-        )
+        return cls(match["scheme"], int(bits) if bits.is_integer() else bits, tuple(match["options"].split(":")[1:]))
 
     def __str__(self) -> str:
         return ":".join((f"{self.scheme}{self.bits:g}", *self.options))

@@ -63,9 +63,7 @@ class Scale:
     worst: tuple[float, ...]
 
     @classmethod
-    def of(
-        cls, evaluations: Iterable[Evaluation], controls: Iterable[Evaluation], goals: Sequence[Goal]
-    ) -> Scale:
+    def of(cls, evaluations: Iterable[Evaluation], controls: Iterable[Evaluation], goals: Sequence[Goal]) -> Scale:
         """Ideal over all `evaluations`, worst over the `controls` (float and uniform); failed ones are ignored."""
         good = np.array([[g.loss(e.measures) for g in goals] for e in evaluations if e.failure is None])
         bad = np.array([[g.loss(e.measures) for g in goals] for e in controls if e.failure is None])
@@ -159,15 +157,11 @@ class Front:
             found = [e for e in self.members if e.key.startswith(rest)]
             if len(found) == 1:
                 return found[0]
-            raise BadInput(
-                f"pick {text!r} matches {len(found)} of {len(self.members)} members; give a unique prefix."
-            )
+            raise BadInput(f"pick {text!r} matches {len(found)} of {len(self.members)} members; give a unique prefix.")
         if text.isdecimal() and int(text) < len(self.members):
             return self.members[int(text)]
         rows = f"a row from 0 to {len(self.members) - 1}"
-        raise BadInput(
-            f"pick {text!r} is not understood; write knee, best:GOAL, cheapest:GOAL, key:PREFIX or {rows}."
-        )
+        raise BadInput(f"pick {text!r} is not understood; write knee, best:GOAL, cheapest:GOAL, key:PREFIX or {rows}.")
 
 
 def is_feasible(evaluation: Evaluation, goals: Sequence[Goal], baseline: Mapping[str, float]) -> bool:

@@ -42,9 +42,7 @@ class Limit:
         if self.op is None:
             return self.number
         return (
-            baseline * self.number
-            if self.op == "*"
-            else baseline + (self.number if self.op == "+" else -self.number)
+            baseline * self.number if self.op == "*" else baseline + (self.number if self.op == "+" else -self.number)
         )
 
     def excess(self, value: float, baseline: float) -> float:

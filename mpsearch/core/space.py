@@ -68,9 +68,7 @@ class Space:
         for choice in self.choices:
             formats = {assignment.at(site) for site in choice.sites}
             if len(formats) > 1:
-                errors.append(
-                    f"tied sites {', '.join(choice.sites)} need one format, got {sorted(map(str, formats))}."
-                )
+                errors.append(f"tied sites {', '.join(choice.sites)} need one format, got {sorted(map(str, formats))}.")
             elif not formats <= set(choice.options):
                 allowed = ", ".join(map(str, choice.options))
                 errors.append(f"site {choice.name!r} cannot be {formats.pop()}; allowed: {allowed}.")

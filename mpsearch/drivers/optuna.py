@@ -55,17 +55,13 @@ class Optuna(AskTell):
         population: size of a generation of nsga2 and nsga3; None for an eighth of the budget, between 10 and 50.
     """
 
-    def __init__(
-        self, sampler: str = "nsga2", batch: int | None = None, population: int | None = None
-    ) -> None:
+    def __init__(self, sampler: str = "nsga2", batch: int | None = None, population: int | None = None) -> None:
         if sampler not in SAMPLERS:
             raise BadInput(f"unknown sampler {sampler!r}.{nearest(sampler, SAMPLERS)}")
         if batch is not None and batch < 1:
             raise BadInput(f"batch={batch} is not possible; at least 1 assignment is asked at once.")
         if population is not None and sampler not in _GENETIC:
-            raise BadInput(
-                f"population={population} belongs to {' and '.join(_GENETIC)}, not to {sampler!r}."
-            )
+            raise BadInput(f"population={population} belongs to {' and '.join(_GENETIC)}, not to {sampler!r}.")
         if population is not None and population < 2:
             raise BadInput(f"population={population} is not possible; a generation has at least 2 members.")
         self._sampler, self._batch, self._population = sampler, batch, population

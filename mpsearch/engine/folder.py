@@ -75,9 +75,7 @@ class Folder:
                     f"{self.path} holds a run; resume it (mpsearch resume {self.path}), or name another folder."
                 )
             if held:
-                raise BadInput(
-                    f"{self.path} is not empty ({min(held)}); a run needs a new or an empty folder."
-                )
+                raise BadInput(f"{self.path} is not empty ({min(held)}); a run needs a new or an empty folder.")
             self.log.touch()
         except OSError as error:
             raise BadInput(
@@ -94,9 +92,7 @@ class Folder:
             beside.replace(path)
         except OSError as error:
             beside.unlink(missing_ok=True)
-            raise OutOfResources(
-                f"{path}: cannot write ({error.strerror}); make room, then resume."
-            ) from error
+            raise OutOfResources(f"{path}: cannot write ({error.strerror}); make room, then resume.") from error
 
     def write_front(self, result: RunResult) -> None:
         """`front.json` and `front.csv`."""

@@ -49,9 +49,7 @@ class LiveProgress:
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
             self._live = Progress(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-            self._task = self._live.add_task(
-                "searching", total=self._time_s or self._budget, state=self._state
-            )
+            self._task = self._live.add_task("searching", total=self._time_s or self._budget, state=self._state)
             self._live.start()
         return self
 

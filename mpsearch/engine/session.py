@@ -178,9 +178,7 @@ class LedgerSession(Session):
         bad |= {goal.name: math.nan for goal in self.goals if goal.name not in done.measures}
         if bad:
             text = ", ".join(f"{name} = {value}" for name, value in bad.items())
-            return replace(
-                done, measures={}, stderr={}, failure=Failure("nan", f"not a finite number: {text}")
-            )
+            return replace(done, measures={}, stderr={}, failure=Failure("nan", f"not a finite number: {text}"))
         return replace(done, measures=_plain(done.measures), stderr=_plain(done.stderr))
 
     @property

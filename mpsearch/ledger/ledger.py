@@ -145,12 +145,8 @@ def _open_locked(path: Path) -> int:
     except OSError as error:
         os.close(fd)
         if isinstance(error, BlockingIOError):
-            raise BadInput(
-                f"{path}: another process is writing this run; wait for it, or stop it first."
-            ) from None
-        raise OutOfResources(
-            f"{path}: cannot lock ({error.strerror}); choose a disk with file locks."
-        ) from error
+            raise BadInput(f"{path}: another process is writing this run; wait for it, or stop it first.") from None
+        raise OutOfResources(f"{path}: cannot lock ({error.strerror}); choose a disk with file locks.") from error
     return fd
 
 

@@ -65,12 +65,12 @@ class DriverExam:
             seen: Counter[tuple[Assignment, str]] = Counter()
             stop = Stop()
 
-            def watch(assignment: Assignment, split: str, seen=seen, stop=stop, after=after) -> None:  # type: ignore[no-untyped-def]
+            def watch(assignment: Assignment, split: str, seen=seen, stop=stop, after=after) -> None:
                 seen[assignment, split] += 1
                 if sum(seen.values()) == after + 1:  # the baseline is measured twice
                     stop.signum = signal.SIGTERM
 
-            def build(spec: Spec, weights: Path | None, watch=watch) -> Toy:  # type: ignore[no-untyped-def]
+            def build(spec: Spec, weights: Path | None, watch=watch) -> Toy:
                 del weights
                 return Toy(**spec.objective.options, watch=watch)
 
