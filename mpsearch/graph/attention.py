@@ -141,13 +141,19 @@ def softmax(values: Tensor) -> Tensor:
     return torch.nan_to_num_(probabilities)
 
 
+def mixed(probabilities: Tensor, value: Tensor) -> Tensor:
+    """Values [..., Tq, d] weighted by probabilities, laid out as by the fused kernel: a view can join the heads."""
+    out = probabilities @ value
+    return out if out.ndim < 4 else out.transpose(-3, -2).contiguous().transpose(-3, -2)
+
+
 def heads(tensor: Tensor, query: Tensor) -> Tensor:
     """Grouped-query attention: repeat key or value heads [B, Hkv, T, d] to the query's [B, H, T, d]."""
     return tensor.repeat_interleave(query.shape[-3] // tensor.shape[-3], dim=-3)
 
 
 def write_out(graph: fx.Graph, node: fx.Node) -> dict[str, fx.Node]:
-    """Replace a fused attention by matmul, mask, softmax and matmul. Returns the nodes of `scores` and `probs`."""
+    """Replace a fused attention by matmul, mask, softmax, matmul. Returns the nodes of `scores`, `probs`, `out`."""
     names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     query, key, value = given["query"], given["key"], given["value"]
@@ -169,7 +175,7 @@ def write_out(graph: fx.Graph, node: fx.Node) -> dict[str, fx.Node]:
         score.meta["macs"] = node.meta["macs"]
         unmasked = mask is None and not is_causal
         prob = call(softmax, (score if unmasked else call(masked, (score, mask, is_causal), "scores"),), "probs")
-        out = call(aten.matmul.default, (prob, value))
+        out = call(mixed, (prob, value))
     node.replace_all_uses_with(out)
     graph.erase_node(node)
-    return {"scores": score, "probs": prob}
+    return {"scores": score, "probs": prob, "out": out}

@@ -135,10 +135,10 @@ def compile_program(lowered: Lowered, discovery: Discovery, active: Iterable[str
             parameter_site[f.node] = index
             continue
         node = f.node
-        if f.part is not None:
-            if node not in written_out:
-                written_out[node] = attention.write_out(lowered.graph, node)
-            node = written_out[node][f.part]
+        if f.part is not None and node not in written_out:
+            written_out[node] = attention.write_out(lowered.graph, node)
+        if node in written_out:  # a site on the attention's own output sits on what replaced it
+            node = written_out[node][f.part or "out"]
         with lowered.graph.inserting_after(node):
             marker = lowered.graph.call_function(at_site, (node, index))
         marker.meta = dict(node.meta)
