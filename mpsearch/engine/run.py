@@ -108,7 +108,7 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
     goals = tuple(goal.goal() for goal in spec.goals)
     time_s = spec.driver.time_s
     facts = files.front_facts()
-    with Ledger(files.ledger, spec.sha256, _versions()) as ledger, stop:
+    with stop, Ledger(files.ledger, spec.sha256, _versions()) as ledger:
         recorded_s = sum(e.seconds for e in ledger.evaluations)  # what a killed sitting is known to have taken
         earlier_s = max(float(facts.get("seconds", 0.0)), recorded_s)
         log.info("%s: %s evaluations recorded, %s", files.path, len(ledger), _versions())

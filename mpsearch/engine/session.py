@@ -91,6 +91,7 @@ class LedgerSession(Session):
 
         Raises `ObjectiveFailed` if the baseline fails or does not repeat itself, `BadInput` if it lacks a goal.
         """
+        self._refuse_after_signal()
         found = self._recorded(FLOAT)
         if found is None:
             self._append(found := self._first_baseline())

@@ -182,6 +182,16 @@ def test_start_that_does_not_fit_is_refused_before_anything_is_written(tmp_path)
     assert not Folder(tmp_path).has_run
 
 
+def test_a_signal_before_the_first_evaluation(tmp_path):
+    stop = Stop()
+    stop.signum = signal.SIGTERM
+    with pytest.raises(BadInput, match="stopped before the float baseline was evaluated; resume"):
+        run(toy_spec(), tmp_path, build=build, stop=stop, **QUIET)
+    with pytest.raises(BadInput, match="nothing was evaluated yet"):
+        load_result(tmp_path)
+    assert resume(tmp_path, build=build, **QUIET).status == "complete"
+
+
 def test_a_signal_between_the_search_and_the_test_scores(tmp_path):
     stop = Stop()
 
