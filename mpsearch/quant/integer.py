@@ -1,17 +1,19 @@
-"""Uniform integers, 1 to 8 and 16 bits: `int
-BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse]`.
+"""Uniform integers, 1 to 8 and 16 bits.
+
+Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse]`.
 
 * `sym`: codes -(2^(b-1) - 1) to 2^(b-1) - 1. Two bits would have three levels, so `int2` uses all four codes
   -2 to 1, and the sign of each scale is the one that loses less. `int1` is plus or minus the mean magnitude.
-* `affine`: codes 0 to 2^b - 1, one of them exactly zero. `int1` is the two ends of the range.
+* `affine`: codes 0 to 2^b - 1, one of them exactly zero. `int1` is the two ends of the range, which by `mse` are the
+  two values of least squared error.
 * `tensor`, `channel`, `gN`: one scale for all, per channel, or per N consecutive elements of a channel.
 * `max`, `pNN`, `entropy`, `mse`: how the range is found (`mpsearch.quant.calibrate`,
   `mpsearch.quant.search`).
 
 Defaults: `sym:channel:mse` for parameters, `affine:tensor:mse` for values. Measured with all inputs of convolutions
 and linear layers of three networks (ResNets on digits and CIFAR-10, ViT on digits) at 2, 3, 4, 6 and 8 bits, all else
-float: for values, `mse` diverges least from the float outputs in 10 of 15 cases. The exceptions are ResNet-20 at 6 and 8
-bits, by little, and the digits ResNet at 2 to 4, where `p99.9` is better (at 2 bits accuracy 0.95 against 0.92). At 2
+float: for values, `mse` diverges least from the float outputs in 10 of 15 cases. The exceptions are ResNet-20 at 6
+and 8 bits, by little, and the digits ResNet at 2 to 4, where `p99.9` is better (at 2 bits accuracy 0.95 against 0.92). At 2
 bits on ResNet-20 `mse` keeps 0.58 of 0.87, `entropy` 0.43, `p99.9` 0.41, `max` 0.25. `entropy` can fail badly.
 
 For parameters the default is no safe winner. Accuracy with weights alone quantized, sequential bias correction on:
