@@ -23,9 +23,7 @@ Faults = list[tuple[Where, str]]
 def check_driver(driver: DriverSpec) -> Faults:
     """The driver exists and can be made with its options."""
     if driver.use == "auto":
-        message = (
-            f"driver 'auto' takes no options; name one in driver.use: {', '.join(registry.names('drivers'))}."
-        )
+        message = f"driver 'auto' takes no options; name one in driver.use: {', '.join(registry.names('drivers'))}."
         return [(("options",), message)] if driver.options else []
     if driver.use not in registry.names("drivers"):
         hint = nearest(driver.use, ["auto", *registry.names("drivers")])

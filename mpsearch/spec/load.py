@@ -144,9 +144,7 @@ def _lines(source: Source, faults: check.Faults) -> list[str]:
         return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
     ordered = sorted(faults, key=position)
-    return [
-        ": ".join(filter(None, (source.place(where), describe(where), message))) for where, message in ordered
-    ]
+    return [": ".join(filter(None, (source.place(where), describe(where), message))) for where, message in ordered]
 
 
 def _sentence(error: ErrorDetails) -> str:

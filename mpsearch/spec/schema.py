@@ -97,9 +97,7 @@ class ObjectiveSpec(Part):
 
 class Match(Part):
     name: Text = Field(default="*", description="Glob on the site name.")
-    role: tuple[Role, ...] | None = Field(
-        default=None, min_length=1, description="Any of these roles; null for all."
-    )
+    role: tuple[Role, ...] | None = Field(default=None, min_length=1, description="Any of these roles; null for all.")
 
     def accepts(self, site: Site) -> bool:
         """Whether both the name and the role fit."""
@@ -110,9 +108,7 @@ MatchText = Annotated[Match, BeforeValidator(_as_match, json_schema_input_type=s
 
 
 class SiteRule(Part):
-    match: MatchText = Field(
-        description="Glob on the site name, or {role: ..., name: ...}; first match wins."
-    )
+    match: MatchText = Field(description="Glob on the site name, or {role: ..., name: ...}; first match wins.")
     formats: Annotated[tuple[FormatText, ...], Field(min_length=1), After(_distinct)] = Field(
         description="Formats to choose from, for example [int2, int4, int8]."
     )
@@ -149,9 +145,7 @@ class GoalSpec(Part):
 
 
 class DriverSpec(Part):
-    use: Text = Field(
-        default="auto", description="auto: exhaustive if the budget covers the space, else optuna."
-    )
+    use: Text = Field(default="auto", description="auto: exhaustive if the budget covers the space, else optuna.")
     budget: Annotated[StrictInt, Field(gt=0)] | None = Field(
         None,
         description=f"Distinct evaluations, controls included; {DEFAULT_BUDGET} if no time is given.",
@@ -198,15 +192,9 @@ class EngineSpec(Part):
 
 class TrackingSpec(Part):
     enabled: StrictBool = True
-    experiment: Text | None = Field(
-        default=None, description="MLflow experiment; null for the name of the space."
-    )
-    uri: Text | None = Field(
-        default=None, description="MLflow tracking URI; null for SQLite in the working directory."
-    )
-    required: StrictBool = Field(
-        default=False, description="Whether a server that does not answer ends the run."
-    )
+    experiment: Text | None = Field(default=None, description="MLflow experiment; null for the name of the space.")
+    uri: Text | None = Field(default=None, description="MLflow tracking URI; null for SQLite in the working directory.")
+    required: StrictBool = Field(default=False, description="Whether a server that does not answer ends the run.")
 
 
 class Resolved(Part):

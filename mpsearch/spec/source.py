@@ -128,9 +128,7 @@ def read_file(path: Path) -> Source:
     source = read_text(text, str(path))
     source.sha256 = hashlib.sha256(raw).hexdigest()
     if source.data is None:
-        raise BadInput(
-            f"{path}: is empty; start from a bundled space (mpsearch list spaces) or from mpsearch new."
-        )
+        raise BadInput(f"{path}: is empty; start from a bundled space (mpsearch list spaces) or from mpsearch new.")
     if not isinstance(source.data, dict):
         raise BadInput(
             f"{path}: holds {_kind(source.data)}; a space file is a mapping of keys: name, sites, goals, ..."
@@ -149,9 +147,7 @@ def read_text(text: str, label: str) -> Source:
             source.data = _Reader(source, loader, is_file=not label.startswith("--")).value(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = (
-            label if mark is None or label.startswith("--") else f"{label}:{mark.line + 1}:{mark.column + 1}"
-        )
+        place = label if mark is None or label.startswith("--") else f"{label}:{mark.line + 1}:{mark.column + 1}"
         raise BadInput(f"{place}: not YAML: {error.problem or error.context}.") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise BadInput(f"{label}: not YAML: {str(error).splitlines()[0]}.") from None
@@ -192,9 +188,7 @@ class _Reader:
             if key.value in lines:
                 self.mark((*where, f"{key.value} (again)"), key)
                 first = f"; it is also on line {lines[key.value]}" if self.is_file else ""
-                self.fault(
-                    (*where, f"{key.value} (again)"), f"key {key.value!r} is written twice{first}; keep one."
-                )
+                self.fault((*where, f"{key.value} (again)"), f"key {key.value!r} is written twice{first}; keep one.")
             lines[str(key.value)] = line
         self.loader.flatten_mapping(node)
         data: dict[str, Any] = {}

@@ -87,8 +87,7 @@ def test_the_bundled_folders_hold_what_git_tracks() -> None:
 def test_the_one_objective_of_a_file_is_found(tmp_path: Path) -> None:
     path = tmp_path / "one.py"
     path.write_text(
-        "from dataclasses import dataclass\n@dataclass\nclass Helper:\n    x: int\n"
-        + CLASS.format(name="One")
+        "from dataclasses import dataclass\n@dataclass\nclass Helper:\n    x: int\n" + CLASS.format(name="One")
     )
     assert find.load_objective_class(path).__name__ == "One"
     assert find.load_objective_class(path).__module__ == "mpsearch._recipes.one"
@@ -105,9 +104,7 @@ def test_an_edited_file_is_loaded_anew(tmp_path: Path) -> None:
     assert find.load_objective_class(path).__name__ == "After"
 
 
-def test_a_module_beside_the_objective_can_be_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_module_beside_the_objective_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "my_network.py").write_text("WIDTH = 3\n")
     (tmp_path / "uses.py").write_text("from my_network import WIDTH\n" + CLASS.format(name="Uses"))

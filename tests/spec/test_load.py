@@ -248,9 +248,7 @@ PLAIN = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-TRICKY = st.sampled_from(
-    ["1e-3", "2024-01-01", "yes", "null", "<<", "=", "0x1f", "1_000", "~", "!x", "a: b", "1:30"]
-)
+TRICKY = st.sampled_from(["1e-3", "2024-01-01", "yes", "null", "<<", "=", "0x1f", "1_000", "~", "!x", "a: b", "1:30"])
 
 
 @given(st.dictionaries(st.text() | TRICKY, PLAIN | TRICKY, max_size=4))
