@@ -13,8 +13,8 @@ Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse]`
 Defaults: `sym:channel:mse` for parameters, `affine:tensor:mse` for values. Measured with all inputs of convolutions
 and linear layers of three networks (ResNets on digits and CIFAR-10, ViT on digits) at 2, 3, 4, 6 and 8 bits, all else
 float: for values, `mse` diverges least from the float outputs in 10 of 15 cases. The exceptions are ResNet-20 at 6
-and 8 bits, by little, and the digits ResNet at 2 to 4, where `p99.9` is better (at 2 bits accuracy 0.95 against 0.92). At 2
-bits on ResNet-20 `mse` keeps 0.58 of 0.87, `entropy` 0.43, `p99.9` 0.41, `max` 0.25. `entropy` can fail badly.
+and 8 bits, by little, and the digits ResNet at 2 to 4, where `p99.9` is better (accuracy at 2 bits 0.95 against 0.92).
+At 2 bits on ResNet-20 `mse` keeps 0.58 of 0.87, `entropy` 0.43, `p99.9` 0.41, `max` 0.25. `entropy` can fail badly.
 
 For parameters the default is no safe winner. Accuracy with weights alone quantized, sequential bias correction on:
 
