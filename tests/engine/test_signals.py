@@ -73,7 +73,8 @@ def test_a_signal_ends_the_run_cleanly(tmp_path, child, signum, code):
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_evaluation(tmp_path, child):
-    process = child(slow_s=2.0, count=1)
+    process = child(slow_s=2.0, count=2)  # the baseline is recorded, the first control takes 2 s
+    time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     time.sleep(0.2)
     assert process.poll() is None
