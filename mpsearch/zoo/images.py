@@ -114,7 +114,7 @@ CLASSIFIERS: dict[str, Entry] = {
     "cnn": _on_digits("cnn", ResNet10, Recipe(epochs=20, learning_rate=0.01, batch_size=32, weight_decay=0.05)),
     "vit": _on_digits(
         "vit",
-        lambda: ViT(width=48, depth=2),
+        ViT,
         Recipe(epochs=60, learning_rate=0.005, batch_size=32, weight_decay=0.1, smoothing=0.1, jitter=0.08),
     ),
     "digits_resnet10": Entry(_resnet10, _resnet10_rows),

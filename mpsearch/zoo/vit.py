@@ -61,14 +61,14 @@ class ViT(nn.Module):
         size: int = 8,
         patch: int = 2,
         width: int = 64,
-        depth: int = 3,
+        depth: int = 2,
         heads: int = 4,
         classes: int = 10,
     ) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, patch, stride=patch)
         self.positions = nn.Parameter(0.02 * torch.randn((size // patch) ** 2, width))
-        self.blocks = nn.Sequential(*(Block(width, heads, 2 * width) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(width, heads, 4 * width) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
     def forward(self, x: Tensor) -> Tensor:
