@@ -154,6 +154,9 @@ def _explain(model: nn.Module, error: Exception) -> str:
 
 
 _IDENTITIES = {aten.detach.default, aten.alias.default, aten.lift_fresh_copy.default}
+_VIEWS = {aten.view.default, aten._unsafe_view.default}
+"""Traced for the strides that an operator happens to give. Quantized, or written out as several operators, a value may
+lie otherwise: a reshape gives the same numbers whatever the strides."""
 _ASSERTIONS = {
     aten._assert_scalar.default,
     aten._assert_async.msg,
@@ -213,6 +216,8 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module, padded: int 
                 new[node] = new[node.args[0]]
                 continue
             new[node] = graph.node_copy(node, new.__getitem__)
+            if node.target in _VIEWS:
+                new[node].target = aten.reshape.default
         elif node.op == "output":
             kinds = [spec.kind for spec in signature.output_specs]
             outputs = [value for value, kind in zip(node.args[0], kinds, strict=True) if kind == OutputKind.USER_OUTPUT]

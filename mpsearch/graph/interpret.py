@@ -107,16 +107,21 @@ class Interpreter:
         changed = [i for i, (a, b) in pairs if a is not b and a != b]
         if not changed:
             return
-        if self._count > self.MAX_VERSIONS:
-            self.forget()
         self._formats = list(formats)
         if len(changed) == 1:
             self._renumber(self.program.downstream[changed[0]])
         else:
             self._renumber(sorted(set().union(*(self.program.downstream[i] for i in changed))))
 
+    def trim(self) -> None:
+        """Forget everything once too many versions are known. For between evaluations: within one, what was prepared
+        would be lost."""
+        if self._count > self.MAX_VERSIONS:
+            self.forget()
+
     def forget(self) -> None:
         """Drop every value and correction; they are computed again when needed."""
+        self._count = 0
         self.memo.clear()
         if self.corrector is not None:
             self.corrector.forget()

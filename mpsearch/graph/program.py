@@ -141,7 +141,7 @@ def compile_program(lowered: Lowered, discovery: Discovery, active: Iterable[str
             node = written_out[node][f.part or "out"]
         with lowered.graph.inserting_after(node):
             marker = lowered.graph.call_function(at_site, (node, index))
-        marker.meta = dict(node.meta)
+        marker.meta = {**node.meta, "macs": 0}
         replace(lowered.graph, node, marker)
     spmm.fuse(lowered.graph)
     steps = _steps(lowered, parameter_site)

@@ -74,6 +74,7 @@ class GraphRunner(Runner):
 
     def run(self, assignment: Assignment, split: str, batch: int) -> Any:
         interpreter = self._interpreter
+        interpreter.trim()
         interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
         if self._correction is not None:
             self._correction.prepare()

@@ -1,0 +1,91 @@
+"""No dead knobs: every site that is found changes the output at its lowest format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from rigs import Rig, distance, rig
+from tiny_models import (
+    Encoder,
+    LanguageModel,
+    OneConv,
+    PlainNet,
+    ResidualNet,
+    Smooth,
+    Transformer,
+    TwoLayerGcn,
+    graph,
+    perceptron,
+    randn,
+)
+from torch import nn
+from torch_geometric import nn as pyg
+
+X, EDGES = graph()
+ON_EDGES = randn(EDGES.shape[1], 8, seed=3)
+TOKENS = torch.randint(0, 11, (3, 5), generator=torch.Generator().manual_seed(0))
+
+
+def of(layer: Callable[[], nn.Module], *inputs: Any) -> Callable[[], Rig]:
+    def build() -> Rig:
+        torch.manual_seed(0)
+        return rig(OneConv(layer()), inputs)
+
+    return cache(build)
+
+
+FAMILIES: dict[str, Callable[[], Rig]] = {
+    "residual net": cache(lambda: rig(ResidualNet(), (randn(4, 3, 6, 6),))),
+    "plain net": cache(lambda: rig(PlainNet(), (randn(4, 3, 6, 6),))),
+    "transposed": of(lambda: nn.ConvTranspose2d(3, 4, 3), randn(2, 3, 5, 5)),
+    "transformer, fused": cache(lambda: rig(Transformer(), (randn(3, 5, 8),))),
+    "transformer, written out": cache(lambda: rig(Transformer(written_out=True), (randn(3, 5, 8),))),
+    "encoder layer": cache(lambda: rig(Encoder(), (randn(3, 5, 8),))),
+    "multi-head, self": of(lambda: SelfAttention(), randn(3, 5, 8)),
+    "language model": cache(lambda: rig(LanguageModel(), (TOKENS,))),
+    "gru": of(lambda: nn.GRU(4, 4, batch_first=True), randn(2, 5, 4)),
+    "GCN": of(lambda: pyg.GCNConv(8, 8), X, EDGES),
+    "two GCN": cache(lambda: rig(TwoLayerGcn(), (X, EDGES))),
+    "GAT": of(lambda: pyg.GATConv(8, 4, heads=2), X, EDGES),
+    "GATv2": of(lambda: pyg.GATv2Conv(8, 4, heads=2), X, EDGES),
+    "SAGE": of(lambda: pyg.SAGEConv(8, 8), X, EDGES),
+    "SAGE max": of(lambda: pyg.SAGEConv(8, 8, aggr="max"), X, EDGES),
+    "GIN": of(lambda: pyg.GINConv(perceptron(8, 8)), X, EDGES),
+    "GINE": of(lambda: pyg.GINEConv(perceptron(8, 8)), X, EDGES, ON_EDGES),
+    "Transformer conv": of(lambda: pyg.TransformerConv(8, 4, heads=2), X, EDGES),
+    "AGNN": of(lambda: pyg.AGNNConv(), X, EDGES),
+    "EdgeConv": of(lambda: pyg.EdgeConv(perceptron(16, 8)), X, EDGES),
+    "own layer": of(lambda: Smooth(), X, EDGES),
+}
+
+
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` called for its weights, which it then writes out itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mha = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.mha(x, x, x)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_site_is_live(family: str) -> None:
+    found = FAMILIES[family]()
+    machine = found.machine()
+    base = machine.run(found.formats({}))
+    assert found.program.sites
+    dead = [s.name for s in found.program.sites if not distance(base, machine.run(found.formats({s.name: "int1"})))]
+    assert not dead
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_graph_replays_the_model(family: str) -> None:
+    ours, theirs = FAMILIES[family]().replay
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
