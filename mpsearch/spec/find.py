@@ -80,7 +80,7 @@ def find_objective(use: str, beside: Path) -> tuple[Path, str | None]:
         if not path.is_file():
             known = [file.name for file in path.parent.glob("*.py")] if path.parent.is_dir() else []
             what = "is a directory" if path.is_dir() else "is not there"
-            raise BadInput(f"objective file {path} {what}.{nearest(path.name, known)}")
+            raise BadInput(f"objective file {path} {what}.{nearest(path.name, known) if known else ''}")
         return path, class_name or None
     path = bundled("objectives") / f"{name}.py"
     if name not in names("objectives"):
@@ -94,7 +94,11 @@ def load_objective_class(path: Path, class_name: str | None = None) -> type:
 
     Raises `BadInput` if the file cannot be executed or has no such class with `model`, `batches`, `metric`.
     """
-    module = _module(path.resolve(), hashlib.sha256(path.read_bytes()).hexdigest())
+    try:
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise BadInput(f"objective file {path} cannot be read: {error.strerror}.") from None
+    module = _module(path.resolve(), sha256)
     own = {
         name: value
         for name, value in vars(module).items()

@@ -161,6 +161,15 @@ def test_a_run_that_is_not_there(cli, command: str) -> None:
     assert "'nothing' is neither a run folder" in done.err
 
 
+def test_a_run_whose_objective_is_gone_can_be_looked_at_but_not_resumed(cli, space: Path) -> None:
+    cli("run", "--space", space, "--out", "found")
+    Path("objective.py").unlink()
+    assert cli("front", "found").code == 0
+    done = cli("resume", "found")
+    assert done.code == 2
+    assert "objective.py is not there." in done.err
+
+
 def test_a_prefix_that_two_runs_share(cli, space: Path) -> None:
     for name in ("mine-1", "mine-2"):
         cli("run", "--space", space, "--out", f"runs/{name}")

@@ -96,6 +96,11 @@ def test_the_one_objective_of_a_file_is_found(tmp_path: Path) -> None:
         find.load_objective_class(path, "Helper")
 
 
+def test_a_file_that_is_gone_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"gone.py cannot be read: No such file"):
+        find.load_objective_class(tmp_path / "gone.py")
+
+
 def test_an_edited_file_is_loaded_anew(tmp_path: Path) -> None:
     path = tmp_path / "changing.py"
     path.write_text(CLASS.format(name="Before"))
