@@ -22,6 +22,7 @@ from mpsearch.graph.grids import SiteGrids
 from mpsearch.graph.hooks import LIMITS, HookRunner
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.measure import measure
+from mpsearch.graph.memo import keep_freed_memory
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout, pad
 from mpsearch.graph.sites import discover
@@ -81,8 +82,8 @@ def assemble(
     flat = {split: [_leaves(example, first) for example in found] for split, found in examples.items()}
     rows = None
     if lowered.padded is not None:
-        rows = {split: [_leading(leaves) for leaves in found] for split, found in flat.items()}
-        flat = {split: [[pad(x, lowered.padded) for x in b] for b in found] for split, found in flat.items()}
+        rows = {split: [len(leaves[lowered.batched[0]]) for leaves in found] for split, found in flat.items()}
+        flat = {split: [pad(leaves, lowered.batched, lowered.padded) for leaves in b] for split, b in flat.items()}
     with torch.no_grad():
         _agree(measure(lowered, flat["validation"][0]), model(*first.args, **first.kwargs))
     discovery = discover(lowered)
@@ -117,6 +118,7 @@ def prepare_machine(spec: Spec) -> torch.device:
     """Threads, data root and device. Raises `BadInput` where a device is asked for that is not there."""
     if spec.data_root is not None:
         os.environ["MPSEARCH_DATA"] = spec.data_root
+    keep_freed_memory()
     torch.set_num_threads(spec.engine.threads or os.cpu_count() or 1)
     device = torch.device(spec.engine.device)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
@@ -175,10 +177,6 @@ def _example(batch: Batch, device: torch.device) -> Example:
 def _leaves(example: Example, first: Example) -> list[Any]:
     """Flat inputs, keywords in the order of the example that was exported."""
     return Example(example.args, {name: example.kwargs[name] for name in first.kwargs}).leaves()
-
-
-def _leading(flat: Sequence[Any]) -> int:
-    return max((leaf.shape[0] for leaf in flat if isinstance(leaf, Tensor) and leaf.ndim), default=0)
 
 
 def _agree(flat: Sequence[Any], output: Any) -> None:
