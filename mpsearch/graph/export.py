@@ -8,8 +8,9 @@ become `get_attr` nodes by name (one node per tensor, however many names it has)
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim
 from torch.export.graph_signature import InputKind, OutputKind
+from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils import _pytree as pytree
 
 aten = torch.ops.aten
@@ -47,7 +49,8 @@ class Lowered:
         tensors: parameters, buffers and constants by name; tied ones appear once, under their first name.
         parameters: names in `tensors` that are parameters.
         out_spec: how to rebuild the model's own output from the flat outputs of the graph.
-        padded: rows of every input when the export fixed the batch size, else None.
+        padded: rows of a batch when the export fixed the batch size, else None.
+        batched: positions of the inputs that have such rows; smaller batches are padded there.
     """
 
     graph: fx.Graph
@@ -55,6 +58,7 @@ class Lowered:
     parameters: set[str]
     out_spec: pytree.TreeSpec
     padded: int | None = None
+    batched: tuple[int, ...] = ()
 
 
 def export(model: nn.Module, examples: Sequence[Example]) -> Lowered:
@@ -65,26 +69,29 @@ def export(model: nn.Module, examples: Sequence[Example]) -> Lowered:
     """
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder path hides its linear layers
     model = model.eval()
-    first = max(examples, key=_rows)
+    first = max(examples, key=_elements)
     varying = _varying_axes(first, examples)
     try:
         program = _export(model, first, varying)
-        padded = _rows(first) if _specialised(program, varying) else None
-        if padded is not None:
+        fixed = _specialised(program, varying)
+        if fixed:
             program = _export(model, first, [frozenset()] * len(varying))
     except Exception as error:  # whatever the tracer raises is about the model, and is reported as such
         raise ExportError(_explain(model, error)) from error
-    if padded is not None and any(axes - {0} for axes in varying):
+    if fixed and any(axes - {0} for axes in varying):
         raise ExportError(
             "an axis other than the batch axis differs between batches, but the export fixes it (an LSTM fixes its "
             "sequence length): pad all batches to one length in the objective."
         )
-    return _lower(program, model, padded)
+    lowered = _lower(program, model)
+    if fixed:
+        lowered.batched = tuple(i for i, axes in enumerate(varying) if axes)
+        lowered.padded = first.leaves()[lowered.batched[0]].shape[0]
+    return lowered
 
 
-def _rows(example: Example) -> int:
-    sizes = [leaf.shape[0] for leaf in example.leaves() if isinstance(leaf, Tensor) and leaf.ndim]
-    return max(sizes, default=0)
+def _elements(example: Example) -> int:
+    return sum(leaf.numel() for leaf in example.leaves() if isinstance(leaf, Tensor))
 
 
 def _varying_axes(first: Example, examples: Sequence[Example]) -> list[frozenset[int]]:
@@ -108,19 +115,8 @@ def _export(model: nn.Module, example: Example, varying: Sequence[frozenset[int]
         for leaf, axes in zip(leaves, varying, strict=True)
     ]
     args_dims, kwargs_dims = pytree.tree_unflatten(dims, spec)
-    names = list(_parameter_names(model, len(example.args)))
-    dynamic = dict(zip(names, args_dims, strict=False)) | kwargs_dims if any(varying) and names else None
-    if any(varying) and dynamic is None:
-        dynamic = args_dims
+    dynamic = dict(inspect.signature(model.forward).bind(*args_dims, **kwargs_dims).arguments) if any(varying) else None
     return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=dynamic, strict=False)
-
-
-def _parameter_names(model: nn.Module, n: int) -> list[str]:
-    import inspect
-
-    parameters = inspect.signature(model.forward).parameters.values()
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return named[:n] if len(named) >= n else []
 
 
 def _specialised(program: torch.export.ExportedProgram, varying: Sequence[frozenset[int]]) -> bool:
@@ -128,7 +124,7 @@ def _specialised(program: torch.export.ExportedProgram, varying: Sequence[frozen
     nodes = {n.name: n for n in program.graph.nodes if n.op == "placeholder"}
     for name, axes in zip(users, varying, strict=True):
         value = nodes[name].meta.get("val")
-        if isinstance(value, Tensor) and any(not isinstance(value.shape[a], torch.SymInt) for a in axes):
+        if isinstance(value, Tensor) and any(is_concrete_int(value.shape[a]) for a in axes):
             return True
     return False
 
@@ -166,7 +162,7 @@ _ASSERTIONS = {
 }
 
 
-def _lower(program: torch.export.ExportedProgram, model: nn.Module, padded: int | None) -> Lowered:
+def _lower(program: torch.export.ExportedProgram, model: nn.Module) -> Lowered:
     evaluation = program.run_decompositions({})
     signature, old = evaluation.graph_signature, evaluation.graph
     specs = {spec.arg.name: spec for spec in signature.input_specs}
@@ -226,7 +222,7 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module, padded: int 
             raise ExportError(f"node {node.name!r} of kind {node.op!r} (control flow) is not supported.")
     _free_shapes(graph)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-    return Lowered(graph, _used(graph, tensors), parameters, evaluation.call_spec.out_spec, padded)
+    return Lowered(graph, _used(graph, tensors), parameters, evaluation.call_spec.out_spec)
 
 
 _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default}
@@ -261,6 +257,6 @@ def module_path(node: fx.Node) -> str:
     return str(paths[-1]) if paths else ""
 
 
-def replace(graph: fx.Graph, old: fx.Node, new: fx.Node, keep: Callable[[fx.Node], bool] = lambda _: False) -> None:
-    """Let every user of `old` read `new` instead, except `new` itself and those for which `keep` holds."""
-    old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and not keep(user))
+def replace(old: fx.Node, new: fx.Node, keep: Collection[object]) -> None:
+    """Let every user of `old` read `new` instead, except `new` itself and calls of what is in `keep`."""
+    old.replace_all_uses_with(new, delete_user_cb=lambda user: user is not new and user.target not in keep)

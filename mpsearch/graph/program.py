@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from mpsearch.core.site import Site
 from mpsearch.graph import attention, spmm
 from mpsearch.graph.export import Lowered, replace
-from mpsearch.graph.ops import LINEAR, WEIGHTED, aten, is_call, root
+from mpsearch.graph.ops import LINEAR, SHAPE_ONLY, WEIGHTED, aten, is_call, root
 from mpsearch.graph.sites import Discovery
 
 
@@ -142,7 +142,8 @@ def compile_program(lowered: Lowered, discovery: Discovery, active: Iterable[str
         with lowered.graph.inserting_after(node):
             marker = lowered.graph.call_function(at_site, (node, index))
         marker.meta = {**node.meta, "macs": 0}
-        replace(lowered.graph, node, marker)
+        # of an input that is quantized, what reads the shape alone still reads the input, and depends on no site
+        replace(node, marker, keep=SHAPE_ONLY if node.op == "placeholder" else set())
     spmm.fuse(lowered.graph)
     steps = _steps(lowered, parameter_site)
     _analyse(steps)

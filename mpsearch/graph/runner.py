@@ -87,11 +87,13 @@ class GraphRunner(Runner):
         self._interpreter.forget()
 
 
-def pad(leaf: Any, rows: int) -> Any:
-    """Repeat the last row until there are `rows`."""
-    if not isinstance(leaf, Tensor) or leaf.ndim == 0 or leaf.shape[0] >= rows:
-        return leaf
-    return torch.cat([leaf, leaf[-1:].expand(rows - leaf.shape[0], *leaf.shape[1:])])
+def pad(flat: Sequence[Any], batched: Sequence[int], rows: int) -> list[Any]:
+    """Flat inputs with the last row of those at `batched` repeated until there are `rows`."""
+
+    def longer(leaf: Tensor) -> Tensor:
+        return torch.cat([leaf, leaf[-1:].expand(rows - len(leaf), *leaf.shape[1:])])
+
+    return [longer(leaf) if i in batched and len(leaf) < rows else leaf for i, leaf in enumerate(flat)]
 
 
 def _cut(value: Any, padded: int | None, rows: int) -> Any:

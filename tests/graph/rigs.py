@@ -65,9 +65,7 @@ class Rig:
     def calibration_stream(self) -> Stream:
         return Stream("calibration", self.calibration, calibrates=True)
 
-    def machine(
-        self, mode: Literal["sequential", "per_site", "none"] = "none", cache_bytes: int = LARGE
-    ) -> Machine:
+    def machine(self, mode: Literal["sequential", "per_site", "none"] = "none", cache_bytes: int = LARGE) -> Machine:
         """A fresh interpreter with nothing in its cache."""
         interpreter = Interpreter(self.program, self.grids, cache_bytes)
         correction = None if mode == "none" else BiasCorrection(interpreter, self.calibration_stream(), mode)

@@ -93,7 +93,7 @@ def test_running_out_of_version_numbers_changes_nothing(name: str, mode: Any, mo
 def single_moves(machine: Machine) -> list[tuple[Format, ...]]:
     """Everything at 8 bits, then one site at a time at 2 bits."""
     base = [INT8] * len(machine.interpreter.program.sites)
-    return [tuple(base)] + [tuple(base[:i] + [INT2] + base[i + 1 :]) for i in range(len(base))]
+    return [tuple(base)] + [(*base[:i], INT2, *base[i + 1 :]) for i in range(len(base))]
 
 
 @pytest.mark.parametrize("name", RIGS)
@@ -183,9 +183,7 @@ def test_nothing_that_is_held_is_overwritten(name: str, mode: Any, monkeypatch: 
         for index, fmt in enumerate(formats):
             if found.program.sites[index].role.is_parameter:
                 hold(found.grids.parameter(index, fmt))
-    changed = [
-        i for i, (now, then) in enumerate(held) if not torch.equal(dense(now), dense(then))
-    ]
+    changed = [i for i, (now, then) in enumerate(held) if not torch.equal(dense(now), dense(then))]
     assert len(held) > 20
     assert not changed
 

@@ -15,6 +15,7 @@ from tiny_models import (
     OneConv,
     PlainNet,
     ResidualNet,
+    SelfAttention,
     Smooth,
     Transformer,
     TwoLayerGcn,
@@ -45,7 +46,7 @@ FAMILIES: dict[str, Callable[[], Rig]] = {
     "transformer, fused": cache(lambda: rig(Transformer(), (randn(3, 5, 8),))),
     "transformer, written out": cache(lambda: rig(Transformer(written_out=True), (randn(3, 5, 8),))),
     "encoder layer": cache(lambda: rig(Encoder(), (randn(3, 5, 8),))),
-    "multi-head, self": of(lambda: SelfAttention(), randn(3, 5, 8)),
+    "multi-head, self": cache(lambda: rig(SelfAttention(), (randn(3, 5, 8),))),
     "language model": cache(lambda: rig(LanguageModel(), (TOKENS,))),
     "gru": of(lambda: nn.GRU(4, 4, batch_first=True), randn(2, 5, 4)),
     "GCN": of(lambda: pyg.GCNConv(8, 8), X, EDGES),
@@ -57,21 +58,10 @@ FAMILIES: dict[str, Callable[[], Rig]] = {
     "GIN": of(lambda: pyg.GINConv(perceptron(8, 8)), X, EDGES),
     "GINE": of(lambda: pyg.GINEConv(perceptron(8, 8)), X, EDGES, ON_EDGES),
     "Transformer conv": of(lambda: pyg.TransformerConv(8, 4, heads=2), X, EDGES),
-    "AGNN": of(lambda: pyg.AGNNConv(), X, EDGES),
+    "AGNN": of(pyg.AGNNConv, X, EDGES),
     "EdgeConv": of(lambda: pyg.EdgeConv(perceptron(16, 8)), X, EDGES),
-    "own layer": of(lambda: Smooth(), X, EDGES),
+    "own layer": of(Smooth, X, EDGES),
 }
-
-
-class SelfAttention(nn.Module):
-    """`nn.MultiheadAttention` called for its weights, which it then writes out itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.mha = nn.MultiheadAttention(8, 2, batch_first=True)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.mha(x, x, x)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

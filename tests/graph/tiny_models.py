@@ -135,6 +135,18 @@ class Encoder(nn.Module):
         return self.head(self.layer(x).mean(1))
 
 
+class SelfAttention(nn.Module):
+    """`nn.MultiheadAttention` asked for its probabilities, which it then writes out itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(8)
+        self.mha = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.mha(x, x, x)
+
+
 class LanguageModel(nn.Module):
     """An embedding whose storage is the head's too, with an LSTM between them."""
 
