@@ -62,7 +62,7 @@ def _written_out(softmax: fx.Node) -> Block | None:
         return None
     query, key = before.args[:2]
     name = module_path(softmax) or "attention"
-    return Block(name, _unscaled(query), _unscaled(key), after.args[1], _unmasked(softmax.args[0]), softmax, None)
+    return Block(name, unscaled(query), unscaled(key), after.args[1], _unmasked(softmax.args[0]), softmax, None)
 
 
 def _unmasked(node: fx.Node) -> fx.Node:
@@ -94,11 +94,11 @@ def _reaches(node: fx.Node, targets: set[object]) -> bool:
     return is_call(node, _SCALING) and any(_reaches(a, targets) for a in node.args if isinstance(a, fx.Node))
 
 
-def _unscaled(node: fx.Node) -> fx.Node:
+def unscaled(node: fx.Node) -> fx.Node:
     """The operand before a multiplication by a constant (the 1/sqrt(d) that some models apply to q and k)."""
     plain = unreshaped(node)
     if is_call(plain, {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor}) and not isinstance(plain.args[1], fx.Node):
-        return _unscaled(plain.args[0])
+        return unscaled(plain.args[0])
     return node
 
 

@@ -77,6 +77,8 @@ def _fold(lowered: Lowered, norm: fx.Node) -> str:
         layer.args = (*layer.args[:2], bias_node, *layer.args[3:])
     for user in list(norm.users):
         user.replace_all_uses_with(layer)
+        lowered.graph.erase_node(user)
+    lowered.graph.erase_node(norm)
     return str(weight_node.target)
 
 

@@ -30,7 +30,9 @@ class SiteGrids:
         self._index = {site.name: i for i, site in enumerate(program.sites)}
         self._bank = Bank(self._sample, limit_bytes)
         self._packed: dict[tuple[str, Format], Packed] = {}
-        self._source = {s.site: s.inputs[0] for s in program.steps if s.kind is Kind.VALUE and s.site is not None}
+        made = [s for s in program.steps if s.kind is Kind.VALUE and s.site is not None]
+        self._source = {s.site: s.inputs[0] for s in made}
+        self._after_relu = {s.site for s in made if s.after_relu}
         self._current: tuple[int, Tensor] | None = None
         self._calibration: tuple[Interpreter, Stream] | None = None
 
@@ -66,7 +68,7 @@ class SiteGrids:
             sites_of.setdefault(source, []).append(site)
 
         def fit(site: int, value: Any = None) -> None:
-            self._current = None if value is None else (site, _joined(value))
+            self._current = None if value is None else (site, self._joined(site, value))
             for fmt in wanted.get(site, ()):
                 if fmt != FP32:
                     try:
@@ -102,15 +104,15 @@ class SiteGrids:
         interpreter.assign([FP32] * len(before))
         value = interpreter.pull(stream, [source])[source]
         interpreter.assign(before)
-        return _joined(value)
+        return self._joined(site, value)
+
+    def _joined(self, site: int, value: Any) -> Tensor:
+        """What a site quantizes, given the value before it: after the ReLU it took over, batches along axis 0."""
+        joined = torch.cat(list(value)) if isinstance(value, list) else value
+        return torch.relu(joined) if site in self._after_relu else joined
 
 
 def packed_size(grid: Grid, shape: tuple[int, ...]) -> Packed:
     """What a tensor of `shape` takes on `grid`."""
     bits, codes = grid.nbits(shape), grid.code_bits(shape)
     return Packed(bits, codes, bits - (codes + 7) // 8 * 8)
-
-
-def _joined(value: Any) -> Tensor:
-    """The values of several batches along axis 0; of one batch, itself."""
-    return torch.cat(list(value)) if isinstance(value, list) else value

@@ -140,7 +140,7 @@ class Interpreter:
                 fmt = self._formats[step.site]
                 if step.kind is Kind.VALUE:
                     source = versions[step.inputs[0]]
-                    if fmt == FP32 and source:
+                    if fmt == FP32 and source and not step.after_relu:
                         versions[i] = source  # the same tensor under the same number
                         continue
                     key = (fmt, source)
@@ -251,13 +251,12 @@ class Interpreter:
         if step.kind is Kind.VALUE:
             assert step.site is not None
             fmt, value = self._formats[step.site], values[step.inputs[0]]
-            if fmt == FP32:
-                return value, False
-            grid = self.grids.grid(step.site, fmt)
+            grid = None if fmt == FP32 else self.grids.grid(step.site, fmt)
             if not stream.single:
-                return [grid.round_trip(v) for v in value], True
+                return [_quantized(v, grid, step.after_relu, False) for v in value], True
             in_place = step.exclusive and step.inputs[0] in owned
-            return (grid.round_trip_(value) if in_place else grid.round_trip(value)), True
+            fresh = grid is not None or step.after_relu
+            return _quantized(value, grid, step.after_relu, in_place), fresh
         if step.kind is Kind.PARAMETER:
             assert step.site is not None
             value = self.grids.parameter(step.site, self._formats[step.site])
@@ -291,6 +290,16 @@ class Interpreter:
             for output in flat:
                 output.add_(along(added, output.ndim, step.channel_axis))
         return outputs
+
+
+def _quantized(value: Tensor, grid: Grid | None, after_relu: bool, in_place: bool) -> Tensor:
+    """`value` on its grid (None is float), after a ReLU if there is one; in place only where nobody else holds it."""
+    if after_relu and not (grid is not None and grid.absorbs_relu):
+        value = torch.relu_(value) if in_place else torch.relu(value)
+        in_place = True
+    if grid is None:
+        return value
+    return grid.round_trip_(value) if in_place else grid.round_trip(value)
 
 
 def along(vector: Tensor, ndim: int, axis: int) -> Tensor:

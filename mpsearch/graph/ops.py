@@ -132,13 +132,20 @@ def unreshaped(node: Any) -> Any:
 
 def root(node: Any) -> Any:
     """The value whose numbers these are: before reshapes, slices, splits and zero padding."""
-    while True:
-        if is_call(node, RESHAPES | PARTS):
-            node = node.args[0]
-        elif is_call(node, {operator.getitem}) and is_call(node.args[0], PARTS):
-            node = node.args[0].args[0]
-        else:
-            return node
+    return list(to_root(node))[-1]
+
+
+def to_root(node: Any) -> Iterator[Any]:
+    """`node` and every value between it and its root, which comes last."""
+    yield node
+    while is_call(node, RESHAPES) or is_slice(node):
+        node = node.args[0].args[0] if is_call(node, {operator.getitem}) else node.args[0]
+        yield node
+
+
+def is_slice(node: Any) -> bool:
+    """Whether `node` is a part of another value (or that with zeros around it)."""
+    return is_call(node, PARTS) or (is_call(node, {operator.getitem}) and is_call(node.args[0], PARTS))
 
 
 def ancestors(node: fx.Node) -> Iterator[fx.Node]:

@@ -33,6 +33,7 @@ from mpsearch.graph.ops import (
     is_call,
     is_float,
     root,
+    to_root,
 )
 
 
@@ -102,11 +103,18 @@ class _Discoverer:
         return unique
 
     def _value(self, value: object, name: str, role: Role, axis: int) -> str | None:
-        """Register the value whose numbers `value` are, if it is float and depends on the input data."""
+        """Register the value whose numbers `value` are, if it is float, depends on the input data and has no site yet."""
+        known = self._known(value)
+        if known is not None:
+            return known
         node = root(value)
         if not isinstance(node, fx.Node) or node not in self.live or not is_float(node):
             return None
         return self._add(node, name, role, axis)
+
+    def _known(self, value: object) -> str | None:
+        """Name of the site that `value` passes on its way from its root."""
+        return next((self.found[n, None][1].name for n in to_root(value) if (n, None) in self.found), None)
 
     def _weights(self) -> None:
         uses: dict[fx.Node, list[tuple[fx.Node, int]]] = {}
@@ -163,6 +171,8 @@ class _Discoverer:
                 path = module_path(node)
                 operands = node.args[-2:] if is_call(node, PRODUCTS) else node.args[1:3]
                 for operand, side in zip(operands, ("lhs", "rhs"), strict=True):
+                    if self._known(attention.unscaled(operand)) is not None:
+                        continue  # of an attention, which names its own
                     self._value(operand, f"{path}:{side}" if path else side, Role.ACTIVATION, -1)
 
     def _residuals(self) -> None:

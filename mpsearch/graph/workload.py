@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Iterable
 
 from torch import Tensor, fx
@@ -11,7 +10,7 @@ from torch import Tensor, fx
 from mpsearch.core.site import Role
 from mpsearch.cost.memory import Parameter, Value
 from mpsearch.graph.export import Lowered
-from mpsearch.graph.ops import LINEAR, PARTS, RESHAPES, UNARY, WEIGHTED, is_call, is_float, root
+from mpsearch.graph.ops import LINEAR, RESHAPES, UNARY, WEIGHTED, is_call, is_float, is_slice, root
 from mpsearch.graph.sites import Discovery, live_nodes
 
 
@@ -67,24 +66,34 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
     nodes = list(lowered.graph.nodes)
     live = live_nodes(nodes)
     order = {node: i for i, node in enumerate(nodes)}
+    sited = {f.node: f.site for f in discovery.found if f.part is None}
     holder: dict[fx.Node, fx.Node] = {}
+    born: dict[fx.Node, int] = {}
+    shared: dict[fx.Node, int] = {}
     for node in nodes:
-        if node in live and node.op != "output":
-            source = _alias_of(node)
-            holder[node] = holder.get(source, node) if source is not None else node
+        if node not in live or node.op == "output":
+            continue
+        source = _alias_of(node)
+        whole = holder.get(source) if source is not None else None
+        holder[node], born[node] = node, order[node]
+        if whole is not None and not (is_slice(node) and node in sited):
+            holder[node] = whole
+        elif whole is not None and whole not in sited:  # one of several slices with a format each, of one tensor
+            born[node] = born[whole]
+            shared[whole] = shared.get(whole, 0) + _bits(node)
     dies = {node: order[node] for node in nodes}
     for node in nodes:
         for source in node.all_input_nodes:
             if source in holder:
                 dies[holder[source]] = max(dies[holder[source]], order[node])
-    sites = {holder[f.node]: f.site for f in discovery.found if f.part is None and f.node in holder}
+    sites = {holder[node]: site for node, site in sited.items() if node in holder}
     found = []
     for node in dict.fromkeys(holder.values()):
-        bits = _bits(node)
+        bits = _bits(node) - shared.get(node, 0)
         site = sites.get(node)
-        if bits:
+        if bits > 0:
             is_feature = site is not None and site.role in (Role.FEATURE, Role.ATTENTION)
-            found.append(Value(bits, order[node], dies[node], site.name if site else None, is_feature))
+            found.append(Value(bits, born[node], dies[node], site.name if site else None, is_feature))
     return tuple(found) + _inside_attention(discovery, set(active), order)
 
 
@@ -98,7 +107,7 @@ def _inside_attention(discovery: Discovery, active: set[str], order: dict[fx.Nod
 
 
 def _alias_of(node: fx.Node) -> fx.Node | None:
-    if is_call(node, RESHAPES | PARTS | {operator.getitem}):
+    if is_call(node, RESHAPES) or is_slice(node):
         source = node.args[0]
         return source if isinstance(source, fx.Node) else None
     if is_call(node, UNARY) and len(node.args[0].users) == 1 and node.args[0].meta["shape"] == node.meta["shape"]:

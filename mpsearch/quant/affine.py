@@ -62,6 +62,10 @@ class AffineGrid(Grid):
         return out
 
     @cached_property
+    def absorbs_relu(self) -> bool:
+        return self.scale.dim() == 0 and self._low.item() == 0 and self.scale.item() > 0
+
+    @cached_property
     def _low(self) -> Tensor:
         return self.qmin - self._zeros
 

@@ -47,6 +47,11 @@ class Grid(ABC):
         """`round_trip` in place, for callers that own `x` and have no other use for it. Returns `x`."""
         return self.round_trip(x, out=x)
 
+    @property
+    def absorbs_relu(self) -> bool:
+        """Whether `round_trip(relu(x))` is `round_trip(x)` for every x: the lowest value is zero, for all alike."""
+        return False
+
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of `shape` takes when packed."""
         return self.nbits(shape) // 8
