@@ -103,7 +103,7 @@ class _Discoverer:
         return unique
 
     def _value(self, value: object, name: str, role: Role, axis: int) -> str | None:
-        """Register the value whose numbers `value` are, if it is float, depends on the input data and has no site yet."""
+        """Register the value whose numbers `value` are, if it is float and depends on the input data."""
         known = self._known(value)
         if known is not None:
             return known

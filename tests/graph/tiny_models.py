@@ -23,9 +23,10 @@ def randomise_norms(model: nn.Module) -> nn.Module:
     generator = seeded(5)
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            for tensor in (module.weight, module.running_var):
+            positive, signed = (module.weight, module.running_var), (module.bias, module.running_mean)
+            for tensor in (t for t in positive if t is not None):
                 tensor.data = torch.rand(tensor.shape, generator=generator) + 0.5
-            for tensor in (module.bias, module.running_mean):
+            for tensor in (t for t in signed if t is not None):
                 tensor.data = torch.randn(tensor.shape, generator=generator)
     return model.eval()
 
