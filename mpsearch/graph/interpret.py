@@ -83,6 +83,8 @@ class Interpreter:
         self.grids = grids
         self.memo = Memo(cache_bytes)
         self.macs_done = 0.0
+        self._asked_before: set[tuple[Hashable, int]] = set()
+        self._path: dict[tuple[Hashable, int], int] = {}
         self.corrector: Corrector | None = None
         self._formats: list[Format] = [FP32] * len(program.sites)
         self._versions = [0] * len(program.steps)
@@ -123,6 +125,8 @@ class Interpreter:
         """Drop every value and correction; they are computed again when needed."""
         self._count = 0
         self.memo.clear()
+        self._asked_before.clear()
+        self._path.clear()
         if self.corrector is not None:
             self.corrector.forget()
         for known in self._interned:
@@ -202,7 +206,7 @@ class Interpreter:
                 visit(step, value)
                 kept = False
             else:
-                kept = step.keep and memo.put((name, versions[i]), value)
+                kept = step.keep and self._keep(step, (name, versions[i]), value)
             if fresh and not kept and i not in held:
                 owned.add(i)
             for j in step.inputs:
@@ -210,6 +214,17 @@ class Interpreter:
                 if not readers[j] and j not in held:
                     values.pop(j, None)
         return {i: values[i] for i in held}
+
+    def _keep(self, step: Step, key: tuple[Hashable, int], value: Any) -> bool:
+        if step.hesitates and key not in self._asked_before:
+            self._asked_before.add(key)
+            return False
+        name, version = key
+        before = self._path.get((name, step.index))
+        if before is not None and before != version:
+            self.memo.demote((name, before))  # off the current path: a walk in order does not come back to it
+        self._path[name, step.index] = version
+        return self.memo.put(key, value)
 
     def constants(self, stream: Stream) -> dict[int, Any]:
         """What depends on no site, computed once per stream; only what a variable step reads is held."""

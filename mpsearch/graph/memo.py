@@ -50,6 +50,11 @@ class Memo:
             self.used -= self._values.popitem(last=False)[1][1]
         return True
 
+    def demote(self, key: Hashable) -> None:
+        """Let the value of `key`, if there is one, be the next to go."""
+        if key in self._values:
+            self._values.move_to_end(key, last=False)
+
     def clear(self) -> None:
         """Forget everything."""
         self._values.clear()
@@ -68,4 +73,4 @@ def keep_freed_memory() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(_M_TRIM_THRESHOLD, -1)

@@ -67,6 +67,8 @@ class Step:
         keep: whether a reader has sites upstream that this step has not: then an unchanged value may be read again.
         overwrites: in-place forms of the operator with the step they overwrite, for inputs that nobody else reads.
         after_relu: whether a ReLU comes before the quantization of a `VALUE` step; most grids do it on the way.
+        hesitates: whether keeping the value forces the one reader, a quantization, to make a copy of it: such a value
+            is kept only once it was asked for a second time.
         exclusive: whether nobody else reads the value that a `VALUE` step quantizes.
         fresh: whether the value is a new tensor, not a view of another.
         corrected: for a layer whose bias can be corrected, the site of its weight, else None.
@@ -85,6 +87,7 @@ class Step:
     keep: bool = False
     overwrites: tuple[tuple[int, Callable[..., Any]], ...] = ()
     after_relu: bool = False
+    hesitates: bool = False
     exclusive: bool = False
     fresh: bool = False
     corrected: int | None = None
@@ -209,6 +212,8 @@ def _analyse(steps: Sequence[Step]) -> None:
     for step in steps:
         alone = [len(readers[i]) == 1 and steps[i].fresh for i in step.inputs]
         step.exclusive = step.kind is Kind.VALUE and alone[0]
+        if step.exclusive:
+            steps[step.inputs[0]].hesitates = True
         if step.call in _OVERWRITERS and not step.keywords:
             forms = zip(step.arguments, _OVERWRITERS[step.call], strict=False)
             sole = {i for i, lone in zip(step.inputs, alone, strict=True) if lone and _same_form(steps[i], step)}
