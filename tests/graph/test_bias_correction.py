@@ -1,0 +1,150 @@
+"""Bias correction gives a quantized layer the mean output per channel that the float layer has."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from rigs import Rig, rig
+from tiny_models import OneConv, PlainNet, TwoLayerGcn, graph, perceptron, randn
+from torch import Tensor, nn
+from torch_geometric import nn as pyg
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.format import FP32, Format
+from mpsearch.graph.interpret import Stream
+from mpsearch.graph.program import Step
+
+INT2 = Format.parse("int2")
+
+
+@cache
+def net() -> Rig:
+    """Calibration data in three batches of different sizes."""
+    calibration = [(randn(n, 3, 6, 6, seed=n),) for n in (4, 3, 2)]
+    return rig(PlainNet(), (randn(4, 3, 6, 6, seed=50),), calibration=calibration, corrects=True)
+
+
+def layer_means(found: Rig, mode: Any, formats: list[Format]) -> dict[str, Tensor]:
+    """Mean per channel of the output of every conv and linear layer, over all calibration data, corrections applied.
+
+    Not asked of the calibration stream itself: the data go through as any other batch does.
+    """
+    machine = found.machine(mode)
+    machine.interpreter.assign(formats)
+    if machine.correction is not None:
+        machine.correction.prepare()
+    sums: dict[str, list[Tensor]] = {}
+
+    def visit(step: Step, value: Any) -> None:
+        if step.corrected is not None:
+            along = value.movedim(step.channel_axis, 0).flatten(1)
+            sums.setdefault(step.name, []).append(along.double())
+
+    for i, batch in enumerate(found.calibration):
+        stream = Stream(("again", i), [batch])
+        machine.interpreter.pull(stream, found.program.corrected, visit)
+    return {name: torch.cat(rows, 1).mean(1) for name, rows in sums.items()}
+
+
+def largest_difference(found: Rig, mode: Any, formats: list[Format]) -> dict[str, float]:
+    float_means = layer_means(found, "none", [FP32] * len(formats))
+    means = layer_means(found, mode, formats)
+    assert means.keys() == float_means.keys()
+    return {name: float((means[name] - float_means[name]).abs().max()) for name in means}
+
+
+@pytest.mark.parametrize("which", ["weights", "everything"])
+def test_sequential_correction_restores_every_mean(which: str) -> None:
+    found = net()
+    formats = [INT2 if which == "everything" or s.role.is_parameter else FP32 for s in found.program.sites]
+    uncorrected = largest_difference(found, "none", formats)
+    assert len(uncorrected) == 4
+    assert min(uncorrected.values()) > 1e-3
+    assert max(largest_difference(found, "sequential", formats).values()) < 1e-5
+
+
+def test_the_per_site_form_restores_means_of_layers_with_float_inputs_only() -> None:
+    found = net()
+    names = [site.name for site in found.program.sites]
+    for weight in (name for name in names if name.endswith("weight")):
+        alone = largest_difference(found, "per_site", found.formats({weight: "int2"}))
+        own = [step.name for step in found.program.steps if step.corrected == names.index(weight)]
+        assert alone[own[0]] < 1e-5
+    together = found.formats({name: "int2" for name in names if name.endswith("weight")})
+    first, *others = largest_difference(found, "per_site", together).values()
+    assert first < 1e-5
+    assert min(others) > 1e-4
+
+
+def test_a_layer_in_float_is_not_corrected() -> None:
+    """Its inputs are off, and it passes that on: only quantized layers gain a bias."""
+    found = net()
+    formats = found.formats({"first.weight": "int2"})
+    difference = largest_difference(found, "sequential", formats)
+    first, *others = difference.values()
+    assert first < 1e-5
+    assert max(others) > 1e-5
+    machine = found.machine("sequential")
+    machine.run(formats)
+    assert machine.correction is not None
+    assert len(machine.correction) == 1
+
+
+@pytest.mark.parametrize("mode", ["sequential", "per_site"])
+def test_a_correction_is_learned_once(mode: Any) -> None:
+    found = net()
+    machine = found.machine(mode)
+    assert machine.correction is not None
+    formats = [INT2 if s.role.is_parameter else FP32 for s in found.program.sites]
+    machine.run(formats)
+    known = len(machine.correction)
+    machine.run([FP32] * len(formats))
+    machine.run(formats)
+    assert known == len(machine.correction) == 4
+
+
+class Shared(nn.Module):
+    """One layer at two places: one bias for two means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lin = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lin(self.lin(x).relu())
+
+
+def test_a_shared_layer_is_not_corrected() -> None:
+    assert rig(Shared(), (randn(6, 4),)).program.corrected == []
+
+
+def corrected_bits(found: Rig, text: str) -> int:
+    """What memory_bytes counts beyond weights on their grids, float biases and static grids."""
+    weights = [s for s in found.program.sites if s.role.is_parameter]
+    fmt = Format.parse(text)
+    total = found.memory.measures(Assignment({s.name: fmt for s in weights}))["memory_bytes"]
+    grids = [found.grids.grid(list(found.program.sites).index(s), fmt).nbytes(s.shape) for s in weights]
+    others = [t for name, t in found.program.tensors.items() if name not in {s.name for s in weights}]
+    return int(total) - sum(grids) - sum(t.nbytes for t in others)
+
+
+def test_memory_counts_the_bias_that_a_correction_adds() -> None:
+    """Two of the four layers have no bias: 8 and 4 channels of 32 bits."""
+    assert corrected_bits(net(), "int2") == (8 + 4) * 4
+    torch.manual_seed(0)
+    assert corrected_bits(rig(PlainNet(), (randn(4, 3, 6, 6),), corrects=False), "int2") == 0
+    float_bytes = net().memory.measures(Assignment())["memory_bytes"]
+    assert float_bytes == sum(t.nbytes for t in net().program.tensors.values()), "a float layer gains none"
+
+
+def test_layers_of_a_gnn_are_corrected_as_any_other() -> None:
+    x, edges = graph()
+    found = rig(TwoLayerGcn(), (x, edges))
+    formats = [INT2 if s.role.is_parameter else FP32 for s in found.program.sites]
+    assert max(largest_difference(found, "sequential", formats).values()) < 1e-5
+    gin = rig(OneConv(pyg.GINConv(perceptron(8, 6))), (x, edges))
+    everything = [INT2] * len(gin.program.sites)
+    assert max(largest_difference(gin, "sequential", everything).values()) < 1e-5

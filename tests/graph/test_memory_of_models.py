@@ -1,0 +1,256 @@
+"""Memory of real graphs, against sums over tensors, packed bytes and a slow simulation written here."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rigs import Rig, rig
+from tiny_models import (
+    Encoder,
+    LanguageModel,
+    OneConv,
+    PlainNet,
+    ResidualNet,
+    SelfAttention,
+    TwoLayerGcn,
+    graph,
+    randn,
+)
+from torch import Tensor, nn
+from torch_geometric import nn as pyg
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.format import Format
+from mpsearch.core.site import Site
+from mpsearch.quant.grid import Grid
+
+TOKENS = torch.randint(0, 11, (3, 5), generator=torch.Generator().manual_seed(0))
+TEXTS = ("fp32", "int1", "int2", "int3:tensor", "int4:g4", "int8:affine", "fp16")
+VALUE_TEXTS = ("fp32", "int1", "int2", "int3", "int4:channel", "int8:sym", "fp16")
+
+
+@cache
+def models() -> dict[str, Rig]:
+    return {
+        "cnn": rig(ResidualNet(), (randn(4, 3, 6, 6),)),
+        "gnn": rig(TwoLayerGcn(), graph()),
+        "language model": rig(LanguageModel(), (TOKENS,)),
+        "encoder": rig(Encoder(), (randn(3, 5, 8),)),
+    }
+
+
+def assignments(found: Rig) -> st.SearchStrategy[dict[str, str]]:
+    options = {s.name: st.sampled_from(TEXTS if s.role.is_parameter else VALUE_TEXTS) for s in found.program.sites}
+    return st.fixed_dictionaries(options)
+
+
+def grid_of(found: Rig, site: Site, text: str) -> Grid:
+    index = [s.name for s in found.program.sites].index(site.name)
+    return found.grids.grid(index, Format.parse(text))
+
+
+def measures(found: Rig, texts: dict[str, str]) -> dict[str, float]:
+    return found.memory.measures(Assignment.parse(texts))
+
+
+@pytest.mark.parametrize("name", ["cnn", "gnn", "language model", "encoder"])
+def test_memory_is_the_sum_of_what_is_stored(name: str) -> None:
+    found = models()[name]
+    stored = found.program.tensors
+
+    @settings(max_examples=15, deadline=None)
+    @given(texts=assignments(found))
+    def check(texts: dict[str, str]) -> None:
+        total = 0
+        for tensor_name, tensor in stored.items():
+            text = texts.get(tensor_name, "fp32")
+            if text == "fp32":
+                total += tensor.nbytes
+            else:
+                total += sum(t.nbytes for t in grid_of(found, found.sites[tensor_name], text).pack(tensor).values())
+        for site in found.program.sites:
+            if not site.role.is_parameter and texts[site.name] != "fp32" and held(found, site):
+                packed = grid_of(found, site, texts[site.name]).pack(torch.zeros(site.shape))
+                total += sum(t.nbytes for key, t in packed.items() if key not in ("codes", "values"))
+        assert measures(found, texts)["memory_bytes"] == total
+
+    check()
+
+
+def held(found: Rig, site: Site) -> bool:
+    return any(value.site == site.name for value in found.memory.values)
+
+
+def test_every_value_site_is_a_value_in_memory() -> None:
+    """But a factor that follows from the structure alone: a GCN's normalisation is no value that the model makes."""
+    for name, found in models().items():
+        missing = {s.name for s in found.program.sites if not s.role.is_parameter and not held(found, s)}
+        assert missing == ({"conv1:attention", "conv2:attention"} if name == "gnn" else set())
+
+
+def test_tied_storage_counts_once() -> None:
+    found = models()["language model"]
+    lstm = 2 * 24 * 6 + 2 * 24
+    assert measures(found, {})["memory_bytes"] == (11 * 6 + lstm) * 4
+    assert [s.name for s in found.program.sites if s.role.is_parameter][0] == "embed.weight"
+    once = measures(found, {"embed.weight": "int8:tensor"})["memory_bytes"]
+    assert once == 11 * 6 + 4 + lstm * 4
+
+
+def test_weight_bits_are_codes_per_element_of_conv_and_linear_weights() -> None:
+    found = models()["cnn"]
+    sizes = {n: found.program.tensors[n].numel() for n in found.program.tensors if n.endswith("weight")}
+    assert set(sizes) == {"stem.weight", "depthwise.weight", "grouped.weight", "head.weight"}
+    texts = dict(zip(sizes, ("int2", "int4:g4", "fp32", "int8:affine"), strict=True))
+    expected = sum(size * bits for size, bits in zip(sizes.values(), (2, 4, 32, 8), strict=True)) / sum(sizes.values())
+    assert measures(found, texts)["weight_bits"] == pytest.approx(expected, rel=1e-12)
+    assert measures(found, {})["weight_bits"] == 32
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_features_of_a_gcn(bits: int) -> None:
+    """Nodes times channels times bits, of the inputs of both layers: 12 x 8 and 12 x 6."""
+    found = models()["gnn"]
+    assert measures(found, {})["feature_bytes"] == (12 * 8 + 12 * 6) * 4
+    both = dict.fromkeys(("conv1:feature", "conv2:feature"), f"int{bits}")
+    assert measures(found, both)["feature_bytes"] == 12 * 8 * bits // 8 + 12 * 6 * bits // 8
+    one = measures(found, {"conv2:feature": f"int{bits}"})["feature_bytes"]
+    assert one == 12 * 8 * 4 + 12 * 6 * bits // 8
+
+
+def test_attention_of_a_gat_is_stored_with_its_features() -> None:
+    x, edges = graph()
+    edges = edges[:, edges[0] != edges[1]]
+    found = rig(OneConv(pyg.GATConv(8, 4, heads=2)), (x, edges))
+    loops = edges.shape[1] + 12
+    assert measures(found, {})["feature_bytes"] == (12 * 8 + loops * 2) * 4
+    texts = {"conv:attention": "int4"}
+    assert measures(found, texts)["feature_bytes"] == 12 * 8 * 4 + loops * 2 * 4 // 8
+
+
+# Activation memory against a simulation that keeps a set of live tensors and counts readers. Each step is
+# (made, bytes, read); a step that makes nothing new (a view, an activation function in place) is not listed.
+Steps = list[tuple[str, int, list[str]]]
+
+
+def simulated(steps: Steps, result: str, sizes: dict[str, int]) -> tuple[int, int]:
+    """(sum, peak) in bytes; `sizes` overrides those of quantized values."""
+    waiting: dict[str, int] = {result: 1}
+    for _, _, read in steps:
+        for name in read:
+            waiting[name] = waiting.get(name, 0) + 1
+    live: dict[str, int] = {}
+    total = peak = 0
+    for made, size, read in steps:
+        live[made] = sizes.get(made, size)
+        total += live[made]
+        peak = max(peak, sum(live.values()))
+        for name in read:
+            waiting[name] -= 1
+            if not waiting[name]:
+                del live[name]
+    return total, peak
+
+
+class Branches(nn.Module):
+    """Two branches of different widths, concatenated; the input is read late again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.narrow = nn.Conv2d(2, 12, 1), nn.Conv2d(2, 2, 1)
+        self.merge, self.out = nn.Conv2d(14, 2, 1), nn.Conv2d(2, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        merged = self.merge(torch.cat([F.relu(self.wide(x)), F.relu(self.narrow(x))], 1))
+        return self.out(merged + x)
+
+
+def bytes_of(*shape: int) -> int:
+    return 4 * prod(shape)
+
+
+CHAIN: Steps = [
+    ("first:in", bytes_of(4, 3, 6, 6), []),
+    ("second:in", bytes_of(4, 8, 6, 6), ["first:in"]),
+    ("third:in", bytes_of(4, 8, 6, 6), ["second:in"]),
+    ("mean:in", bytes_of(4, 8, 6, 6), ["third:in"]),
+    ("head:in", bytes_of(4, 8), ["mean:in"]),
+    ("result", bytes_of(4, 4), ["head:in"]),
+]
+RESIDUAL: Steps = [
+    ("stem:in", bytes_of(4, 3, 6, 6), []),
+    ("depthwise:in", bytes_of(4, 8, 6, 6), ["stem:in"]),
+    ("grouped:in", bytes_of(4, 8, 6, 6), ["depthwise:in"]),
+    ("grouped:out", bytes_of(4, 8, 6, 6), ["grouped:in"]),
+    ("sum", bytes_of(4, 8, 6, 6), ["grouped:out", "depthwise:in"]),
+    ("head:in", bytes_of(4, 8), ["sum"]),
+    ("result", bytes_of(4, 4), ["head:in"]),
+]
+BRANCHES: Steps = [
+    ("wide:in", bytes_of(3, 2, 5, 5), []),
+    ("relu", bytes_of(3, 12, 5, 5), ["wide:in"]),
+    ("relu_2", bytes_of(3, 2, 5, 5), ["wide:in"]),
+    ("merge:in", bytes_of(3, 14, 5, 5), ["relu", "relu_2"]),
+    ("merge:out", bytes_of(3, 2, 5, 5), ["merge:in"]),
+    ("out:in", bytes_of(3, 2, 5, 5), ["merge:out", "wide:in"]),
+    ("result", bytes_of(3, 3, 5, 5), ["out:in"]),
+]
+GRAPHS: dict[str, tuple[Any, tuple[Tensor, ...], Steps]] = {
+    "chain": (PlainNet, (randn(4, 3, 6, 6),), CHAIN),
+    "residual": (ResidualNet, (randn(4, 3, 6, 6),), RESIDUAL),
+    "branches": (Branches, (randn(3, 2, 5, 5),), BRANCHES),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_activation_memory_against_a_simulation(name: str) -> None:
+    build, inputs, steps = GRAPHS[name]
+    found = rig(build(), inputs)
+    sited = [s.name for s in found.program.sites if not s.role.is_parameter]
+    assert set(sited) <= {made for made, _, _ in steps}
+
+    @settings(max_examples=25, deadline=None)
+    @given(bits=st.lists(st.sampled_from((1, 2, 3, 8, 32)), min_size=len(sited), max_size=len(sited)))
+    def check(bits: list[int]) -> None:
+        chosen = {site: b for site, b in zip(sited, bits, strict=True) if b != 32}
+        sizes = {site: (prod(found.sites[site].shape) * b + 7) // 8 for site, b in chosen.items()}
+        ours = measures(found, {site: f"int{b}" for site, b in chosen.items()})
+        expected = simulated(steps, "result", sizes)
+        assert (ours["activation_sum_bytes"], ours["activation_peak_bytes"]) == expected
+
+    check()
+
+
+def test_slices_of_one_projection_are_counted_apart_and_once() -> None:
+    """q, k and v of a packed projection: three thirds in float, each with its own bits when quantized."""
+    found = rig(SelfAttention(), (randn(3, 5, 8),))
+    base = measures(found, {})["activation_sum_bytes"]
+    third = bytes_of(3, 5, 8)
+    for part, bits in (("q", 8), ("k", 4), ("v", 2)):
+        ours = measures(found, {f"mha:{part}": f"int{bits}"})["activation_sum_bytes"]
+        assert base - ours == third - third * bits // 32
+    assert base >= bytes_of(3, 5, 8) + 3 * third
+
+
+def test_outputs_of_an_lstm_are_values() -> None:
+    """Embedded tokens, the LSTM's output and the scores; the final states have no reader."""
+    found = models()["language model"]
+    assert measures(found, {})["activation_sum_bytes"] == bytes_of(3, 5, 6) + bytes_of(3, 5, 6) + bytes_of(3, 5, 11)
+
+
+def test_fused_attention_holds_no_scores_until_they_have_a_choice() -> None:
+    closed = rig(Encoder(), (randn(3, 5, 8),), active=["head.weight"])
+    opened = rig(Encoder(), (randn(3, 5, 8),), active=["layer.self_attn:probs"])
+    scores = bytes_of(3, 2, 5, 5)
+    added = measures(opened, {})["activation_sum_bytes"] - measures(closed, {})["activation_sum_bytes"]
+    assert added == scores
+    saved = measures(opened, {})["activation_sum_bytes"]
+    saved -= measures(opened, {"layer.self_attn:probs": "int8"})["activation_sum_bytes"]
+    assert saved == scores * 3 // 4
