@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,17 @@ from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.memory import Memory
+from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import Runner
 from mpsearch.problem.base import Problem
 from mpsearch.problem.objective import Batch, Objective
 
 CHUNK_SECONDS = 2.0
 """How long the batches of a split may take together before results are handed on: progress, and what a kill loses."""
+
+
+CHUNK_BYTES = 256 << 20
+"""How much the outputs of a chunk may hold."""
 
 
 class ModelProblem(Problem):
@@ -78,17 +84,16 @@ class ModelProblem(Problem):
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         batches = self._batches[split]
-        todo = list(assignments)
-        while todo:
-            # with one batch every assignment is finished before the next is begun; with several, a chunk of them goes
-            # through batch by batch, so that the cache holds the values of one batch at a time
-            n = 1 if len(batches) == 1 else self._chunk
-            now, todo = todo[:n], todo[n:]
+        todo = iter(assignments)
+        # with one batch every assignment is finished before the next is begun; with several, a chunk of them goes
+        # through batch by batch, so that the cache holds the values of one batch at a time
+        while now := list(islice(todo, 1 if len(batches) == 1 else self._chunk)):
             began = time.perf_counter()
             outputs = self._outputs(now, split, len(batches))
             share = (time.perf_counter() - began) / len(now)
-            if len(batches) > 1 and share > 0:
-                self._chunk = max(1, min(64, round(CHUNK_SECONDS / share)))
+            if len(batches) > 1:
+                held = max(1, nbytes(outputs[0]))
+                self._chunk = max(1, min(64, round(CHUNK_SECONDS / max(share, 1e-9)), CHUNK_BYTES // held))
             for assignment, output in zip(now, outputs, strict=True):
                 yield self._score(assignment, output, batches, split, share)
 
@@ -100,7 +105,7 @@ class ModelProblem(Problem):
                     continue
                 try:
                     outputs[i].append((batch, self.runner.run(assignment, split, batch)))
-                except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+                except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
                     outputs[i] = error
         return [o if isinstance(o, Exception) else [v for _, v in sorted(o, key=lambda p: p[0])] for o in outputs]
 
@@ -139,8 +144,7 @@ def _mean(score: float | Tensor) -> tuple[float, float | None]:
         return float(score), None
     values = score.double()
     n = values.numel()
-    mean = values.mean().item()
-    return mean, math.sqrt(max(0.0, values.square().mean().item() - mean * mean) / (n - 1)) if n > 1 else None
+    return values.mean().item(), values.std().item() / math.sqrt(n) if n > 1 else None
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

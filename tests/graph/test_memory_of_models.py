@@ -99,7 +99,7 @@ def test_tied_storage_counts_once() -> None:
     found = models()["language model"]
     lstm = 2 * 24 * 6 + 2 * 24
     assert measures(found, {})["memory_bytes"] == (11 * 6 + lstm) * 4
-    assert [s.name for s in found.program.sites if s.role.is_parameter][0] == "embed.weight"
+    assert next(s.name for s in found.program.sites if s.role.is_parameter) == "embed.weight"
     once = measures(found, {"embed.weight": "int8:tensor"})["memory_bytes"]
     assert once == 11 * 6 + 4 + lstm * 4
 
