@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,24 +95,35 @@ class Memory:
                 packed = self.packed(parameter.site, fmt)
                 stored += packed.bits + parameter.correction_bits
                 codes += packed.code_bits if parameter.counts else 0
-        sizes = self._value_bytes.copy()
-        for site, at in self._values_of.items():
-            fmt = assignment.at(site)
-            if fmt != FP32:
-                packed = self.packed(site, fmt)
-                stored += packed.static_bits
-                sizes[at] = (packed.code_bits + 7) // 8
-        measures = {"memory_bytes": float((stored + 7) // 8), "activation_sum_bytes": float(sizes.sum())}
-        if self.knows_lifetimes:
-            held = np.zeros(self._steps + 1, dtype=np.int64)
-            np.add.at(held, self._born, sizes)
-            np.subtract.at(held, self._dies + 1, sizes)
-            measures["activation_peak_bytes"] = float(np.cumsum(held).max(initial=0))
-        if self._features.any():
-            measures["feature_bytes"] = float(sizes[self._features].sum())
+        static, of_values = self._of_values(tuple(map(assignment.at, self._values_of)))
+        measures: dict[str, float] = {"memory_bytes": (stored + static + 7) // 8, **of_values}
         if self._counted:
             measures["weight_bits"] = codes / self._counted
         return measures
+
+    @cached_property
+    def _of_values(self) -> Callable[[tuple[Format, ...]], tuple[int, dict[str, float]]]:
+        """Static bits and measures by the formats of the values; neighbours in a search often share them."""
+
+        @lru_cache(maxsize=1024)
+        def measure(formats: tuple[Format, ...]) -> tuple[int, dict[str, float]]:
+            static, sizes = 0, self._value_bytes.copy()
+            for (site, at), fmt in zip(self._values_of.items(), formats, strict=True):
+                if fmt != FP32:
+                    packed = self.packed(site, fmt)
+                    static += packed.static_bits
+                    sizes[at] = (packed.code_bits + 7) // 8
+            measures: dict[str, float] = {"activation_sum_bytes": int(sizes.sum())}
+            if self.knows_lifetimes:
+                held = np.zeros(self._steps + 1, dtype=np.int64)
+                np.add.at(held, self._born, sizes)
+                np.subtract.at(held, self._dies + 1, sizes)
+                measures["activation_peak_bytes"] = int(np.cumsum(held).max(initial=0))
+            if self._features.any():
+                measures["feature_bytes"] = int(sizes[self._features].sum())
+            return static, measures
+
+        return measure
 
     @cached_property
     def _sited(self) -> tuple[Parameter, ...]:

@@ -20,6 +20,8 @@ def nbytes(value: Any) -> int:
         return value.untyped_storage().nbytes()
     if isinstance(value, (tuple, list)):
         return sum(map(nbytes, value))
+    if isinstance(value, dict):
+        return sum(map(nbytes, value.values()))
     return 0
 
 

@@ -94,14 +94,15 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
         if bits > 0:
             is_feature = site is not None and site.role in (Role.FEATURE, Role.ATTENTION)
             found.append(Value(bits, born[node], dies[node], site.name if site else None, is_feature))
-    return tuple(found) + _inside_attention(discovery, set(active), order)
+    counted = {value.site for value in found}
+    return tuple(found) + _only_with_a_choice(discovery, set(active) - counted, order)
 
 
-def _inside_attention(discovery: Discovery, active: set[str], order: dict[fx.Node, int]) -> tuple[Value, ...]:
-    """Scores and probabilities of fused attention: values of their own only where they have a choice."""
+def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.Node, int]) -> tuple[Value, ...]:
+    """Scores and probabilities of fused attention, edge weights that follow from the structure of a graph."""
     found = []
     for f in discovery.found:
-        if f.part is not None and f.site.name in active:
+        if f.site.name in active and not f.site.role.is_parameter:
             found.append(Value(32 * math.prod(f.site.shape), order[f.node], order[f.node], f.site.name))
     return tuple(found)
 

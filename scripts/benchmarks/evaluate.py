@@ -62,11 +62,7 @@ class _Fixed(Objective):
         return [Batch((self.inputs,), self.labels, len(self.inputs))]
 
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Scores:
-        logits, labels = outputs[0], targets[0]
-        return {
-            "accuracy": (logits.argmax(1) == labels).float(),
-            "log_loss": F.cross_entropy(logits, labels, reduction="none"),
-        }
+        return {"accuracy": (outputs[0].argmax(1) == targets[0]).float()}
 
 
 def _problem(objective: _Fixed, sites: list[dict[str, Any]], bias_correction: str) -> ModelProblem:
@@ -220,10 +216,9 @@ def _chain(sites: int, turns: int) -> dict[str, Any]:
     layers = _layers(model, inputs.contiguous(memory_format=torch.channels_last))
     seconds = _in_turns({**layers, "forward": lambda: model(inputs)}, max(5, turns) * 4)
     median = {name: statistics.median(found) for name, found in seconds.items()}
-    began, done = time.perf_counter(), 0
-    for evaluation in problem.evaluate(problem.space.assignments()):
+    began = time.perf_counter()
+    for done, evaluation in enumerate(problem.evaluate(problem.space.assignments())):
         assert evaluation.failure is None, evaluation.failure
-        done += 1
         if done % 2000 == 0:
             _show(f"exhaustive: {done} of {size}")
     spent = time.perf_counter() - began
