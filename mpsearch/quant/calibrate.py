@@ -8,10 +8,13 @@ squared error needs the grid, see `mpsearch.quant.search`.
 
 from __future__ import annotations
 
+from math import gcd
+
 import torch
 from torch import Tensor
 
 BINS = 2048
+_MOST = 1 << 20  # values that describe a row well enough
 _FIRST = 128  # the shortest range that entropy tries, in bins
 
 
@@ -19,6 +22,25 @@ def span(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value."""
     low, high = torch.aminmax(rows, dim=1)
     return low, high
+
+
+def stride(n: int, most: int) -> int:
+    """The smallest step that leaves at most `most` of `n` values, and meets every channel, row and column alike.
+
+    It does the latter if it has no factor in common with `n`, the product of all sizes.
+    """
+    step = -(-n // most)
+    while gcd(step, n) > 1:
+        step += 1
+    return step
+
+
+def thinned(rows: Tensor) -> Tensor:
+    """Of rows that are very long an even part, with the smallest and the largest value; others as they are."""
+    n = rows.shape[1]
+    if n <= _MOST:
+        return rows
+    return torch.cat((rows[:, :: stride(n, _MOST)], torch.stack(span(rows), dim=1)), dim=1)
 
 
 def percentile(rows: Tensor, percent: float) -> tuple[Tensor, Tensor]:

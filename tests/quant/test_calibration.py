@@ -72,7 +72,7 @@ def test_mse_clips_a_gaussian_where_the_textbook_does(bits: int, sigmas: float) 
 @pytest.mark.parametrize("draw", [normal, laplace])
 def test_mse_is_as_good_as_a_fine_scan_of_scales(bits: int, draw: object) -> None:
     x = draw(5, 300)  # type: ignore[operator]
-    grid = fit(x, f"int{bits}", WEIGHT)
+    grid = fit(x, f"int{bits}:mse", WEIGHT)
     assert isinstance(grid, AffineGrid)
     best = torch.full((5,), torch.inf)
     for ratio in torch.linspace(0.05, 1.2, 400):
@@ -81,6 +81,48 @@ def test_mse_is_as_good_as_a_fine_scan_of_scales(bits: int, draw: object) -> Non
             miss = AffineGrid(bits, grid.qmin, grid.qmax, scale, None, grid.grain).round_trip(x) - x
             best = torch.minimum(best, miss.square().sum(1))
     assert ((grid.round_trip(x) - x).square().sum(1) <= 1.005 * best).all()
+
+
+def gain_error(x: Tensor, y: Tensor) -> Tensor:
+    """1 - <w, w^> / <w, w> of each row."""
+    return 1 - (x * y).sum(1) / x.square().sum(1)
+
+
+def gain_loss(x: Tensor, y: Tensor) -> Tensor:
+    """What `gain` charges each row, by its definition."""
+    return (y - x).square().sum(1) / x.square().sum(1) + 10 * gain_error(x, y).square()
+
+
+@pytest.mark.parametrize(("bits", "words", "n"), [(b, "", 300) for b in (2, 3, 4, 6)] + [(3, ":tensor", 20_000)])
+@pytest.mark.parametrize("draw", [normal, laplace])
+def test_gain_is_as_good_as_a_fine_scan_of_scales(bits: int, words: str, n: int, draw: object) -> None:
+    """Long rows are searched by their histogram."""
+    x = draw(1 if words else 20, n)  # type: ignore[operator]
+    grid = fit(x, f"int{bits}{words}", WEIGHT)
+    assert isinstance(grid, AffineGrid)
+    best = torch.full((len(x),), torch.inf)
+    for ratio in torch.linspace(0.05, 1.2, 800):
+        for sign in (1, -1) if bits == 2 else (1,):
+            scale = sign * x.abs().amax(1, keepdim=True) * ratio / grid.qmax
+            codes = (x / scale).round().clamp(grid.qmin, grid.qmax)
+            best = torch.minimum(best, gain_loss(x, codes * scale))
+    worse = gain_loss(x, grid.round_trip(x)) / best
+    assert worse.mean() <= 1.02
+    assert worse.max() <= 1.15
+
+
+@pytest.mark.parametrize("text", ["int2", "int3", "int4", "int3:affine", "int3:g32", "int2:tensor"])
+def test_gain_keeps_what_mse_shrinks(text: str) -> None:
+    x = normal(16, 256)
+
+    def total(words: str) -> tuple[float, float]:
+        y = fit(x, text + words, WEIGHT).round_trip(x)
+        return float(gain_error(x, y).mean()), float((y - x).square().sum())
+
+    (shrunk, least), (kept, more) = total(":mse"), total(":gain")
+    assert shrunk > 0.005
+    assert abs(kept) < 0.5 * shrunk
+    assert least <= more < 1.35 * least
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
@@ -105,7 +147,7 @@ def test_four_levels_of_either_sign_beat_three(draw: object, n: int) -> None:
     for ratio in torch.linspace(0.05, 1, 400):
         scale = x.abs().amax(1, keepdim=True) * ratio
         three = torch.minimum(three, ((x / scale).round().clamp(-1, 1) * scale - x).square().sum(1))
-    grid = fit(x, "int2", WEIGHT)
+    grid = fit(x, "int2:mse", WEIGHT)
     assert isinstance(grid, AffineGrid)
     four = (grid.round_trip(x) - x).square().sum(1)
     assert (four <= 1.0001 * three).all()
@@ -113,9 +155,10 @@ def test_four_levels_of_either_sign_beat_three(draw: object, n: int) -> None:
     assert set(grid.scale.sign().tolist()) == {1.0, -1.0}, "both signs are of use"
 
 
-def test_a_skewed_channel_takes_the_sign_of_its_long_side() -> None:
+@pytest.mark.parametrize("rule", ["mse", "gain"])
+def test_a_skewed_channel_takes_the_sign_of_its_long_side(rule: str) -> None:
     x = torch.stack((laplace(4000).abs() ** 1.3, -(laplace(4000).abs() ** 1.3))) + 0.1 * normal(2, 4000)
-    grid = fit(x, "int2", WEIGHT)
+    grid = fit(x, f"int2:{rule}", WEIGHT)
     assert isinstance(grid, AffineGrid)
     assert grid.scale.sign().tolist() == [-1.0, 1.0]  # code -2 reaches farthest
 
@@ -201,7 +244,9 @@ def test_one_bit_is_the_mean_magnitude_or_the_ends() -> None:
     assert torch.equal(fit(words, "int1", VALUE).round_trip(words), words)
 
 
-@pytest.mark.parametrize("text", ["int2", "int4", "int4:affine", "int4:max", "int8:p99.9", "int4:g8", "int1"])
+@pytest.mark.parametrize(
+    "text", ["int2", "int2:mse", "int4", "int4:affine", "int4:max", "int8:p99.9", "int4:g8", "int1"]
+)
 def test_permuting_channels_permutes_the_grid(text: str) -> None:
     x = normal(6, 40)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -214,9 +259,9 @@ def test_permuting_channels_permutes_the_grid(text: str) -> None:
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_finer_grain_and_searched_range_lose_less(bits: int) -> None:
     x = normal(16, 256) * torch.linspace(0.1, 3, 16)[:, None]
-    channel = error(x, f"int{bits}")
-    assert channel < error(x, f"int{bits}:tensor")
-    assert error(x, f"int{bits}:g32") < channel
+    channel = error(x, f"int{bits}:mse")
+    assert channel < error(x, f"int{bits}:tensor:mse")
+    assert error(x, f"int{bits}:g32:mse") < channel
     assert channel <= error(x, f"int{bits}:max")
 
 
@@ -225,7 +270,7 @@ def test_finer_grain_and_searched_range_lose_less(bits: int) -> None:
     shape=st.lists(st.integers(1, 6), min_size=0, max_size=4),
     axis=st.integers(-4, 3),
     bits=st.sampled_from([1, 2, 3, 4, 5, 8]),
-    words=st.sampled_from(["", ":affine", ":tensor", ":g3", ":affine:g4", ":max", ":p99", ":tensor:p90"]),
+    words=st.sampled_from(["", ":affine", ":tensor", ":g3", ":affine:g4", ":max", ":p99", ":tensor:p90", ":mse"]),
     exponent=st.integers(-60, 60),
     seed=st.integers(0, 999),
 )

@@ -11,8 +11,8 @@ from mpsearch.testing.quantizers import QuantizerExam
 BOTH = [Role.WEIGHT, Role.ACTIVATION]
 
 
-NARROW = "int1 int1:affine int1:sym int2 int2:affine int2:sym:tensor int3 int4:affine:channel int4:tensor:p99.9"
-WIDE = "int5:max int6:tensor:entropy int7:channel int8 int8:affine:tensor:max"
+NARROW = "int1 int1:affine int1:sym int2 int2:affine int2:sym:tensor int3 int3:mse int3:gain int4:affine:channel"
+WIDE = "int4:tensor:p99.9 int5:max int6:tensor:entropy int7:channel int8 int8:affine:tensor:max"
 
 
 @pytest.mark.parametrize("quantizer", [Integer()])
@@ -23,7 +23,9 @@ class TestInteger(QuantizerExam):
 
 
 @pytest.mark.parametrize("quantizer", [Integer()])
-@pytest.mark.parametrize("text", ["int1:g4", "int2:g16", "int3:affine:g7", "int4:g32:max", "int4:affine:g1"])
+@pytest.mark.parametrize(
+    "text", ["int1:g4", "int2:g16", "int2:g16:mse", "int3:affine:g7", "int4:g32:max", "int4:affine:g1"]
+)
 @pytest.mark.parametrize("role", [Role.EMBEDDING])
 class TestIntegerGroups(QuantizerExam):
     pass
