@@ -60,7 +60,7 @@ class ViT(nn.Module):
         self,
         size: int = 8,
         patch: int = 2,
-        width: int = 64,
+        width: int = 96,
         depth: int = 2,
         heads: int = 4,
         classes: int = 10,
