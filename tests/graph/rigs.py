@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.format import FP32, Format
@@ -102,7 +103,7 @@ def lower(model: nn.Module, *batches: tuple[Any, ...], **kwargs: Any) -> Lowered
 
 
 def rig(
-    model: nn.Module,
+    model: nn.Module | Callable[[], nn.Module],
     *batches: tuple[Any, ...],
     active: Iterable[str] | None = None,
     calibration: Sequence[tuple[Any, ...]] | None = None,
@@ -111,13 +112,14 @@ def rig(
     """Compile `model` for `batches` of positional inputs.
 
     Args:
+        model: or what makes it, called once however often the rig is built: the export, which takes longest, is shared.
         active: names of the sites that have a choice; None for all.
         calibration: batches, the first of `batches` if None.
         corrects: whether the memory model counts biases that correction adds.
     """
     calibration = batches[:1] if calibration is None else calibration
-    lowered = export(model, [Example(batch) for batch in (*batches, *calibration)])
-    fold_batch_norm(lowered)
+    model = model if isinstance(model, nn.Module) else _made(model)
+    lowered = _exported(model, (*batches, *calibration))
     flat, held = ([[layout(x, CPU) for x in pytree.tree_leaves(b)] for b in found] for found in (batches, calibration))
     replayed = list(measure(lowered, flat[0]))
     with torch.no_grad():
@@ -132,6 +134,28 @@ def rig(
     return Rig(
         model, lowered, discovery, program, grids, Memory(stored, made, grids.packed), flat, held, (replayed, own)
     )
+
+
+@cache
+def _made(build: Callable[[], nn.Module]) -> nn.Module:
+    return build()
+
+
+_EXPORTS: dict[Any, tuple[nn.Module, Lowered]] = {}
+
+
+def _exported(model: nn.Module, batches: Sequence[tuple[Any, ...]]) -> Lowered:
+    """A copy of the model's folded graph: compiling uses one up."""
+    shapes = [(tuple(x.shape), x.dtype) if isinstance(x, Tensor) else x for x in pytree.tree_leaves(batches)]
+    key = (id(model), tuple(shapes))
+    if key not in _EXPORTS:
+        lowered = export(model, [Example(batch) for batch in batches])
+        fold_batch_norm(lowered)
+        _EXPORTS[key] = model, lowered  # the model is held, so that its id stays its own
+    lowered = _EXPORTS[key][1]
+    graph = fx.Graph()
+    graph.output(graph.graph_copy(lowered.graph, {}))
+    return replace(lowered, graph=graph, tensors=dict(lowered.tensors), parameters=set(lowered.parameters))
 
 
 def calls(program: Program) -> list[str]:

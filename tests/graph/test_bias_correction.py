@@ -24,7 +24,7 @@ INT2 = Format.parse("int2")
 def net() -> Rig:
     """Calibration data in three batches of different sizes."""
     calibration = [(randn(n, 3, 6, 6, seed=n),) for n in (4, 3, 2)]
-    return rig(PlainNet(), (randn(4, 3, 6, 6, seed=50),), calibration=calibration, corrects=True)
+    return rig(PlainNet, (randn(4, 3, 6, 6, seed=50),), calibration=calibration, corrects=True)
 
 
 def layer_means(found: Rig, mode: Any, formats: list[Format]) -> dict[str, Tensor]:
@@ -118,7 +118,7 @@ class Shared(nn.Module):
 
 
 def test_a_shared_layer_is_not_corrected() -> None:
-    assert rig(Shared(), (randn(6, 4),)).program.corrected == []
+    assert rig(Shared, (randn(6, 4),)).program.corrected == []
 
 
 def corrected_bits(found: Rig, text: str) -> int:
@@ -135,14 +135,14 @@ def test_memory_counts_the_bias_that_a_correction_adds() -> None:
     """Two of the four layers have no bias: 8 and 4 channels of 32 bits."""
     assert corrected_bits(net(), "int2") == (8 + 4) * 4
     torch.manual_seed(0)
-    assert corrected_bits(rig(PlainNet(), (randn(4, 3, 6, 6),), corrects=False), "int2") == 0
+    assert corrected_bits(rig(PlainNet, (randn(4, 3, 6, 6),), corrects=False), "int2") == 0
     float_bytes = net().memory.measures(Assignment())["memory_bytes"]
     assert float_bytes == sum(t.nbytes for t in net().program.tensors.values()), "a float layer gains none"
 
 
 def test_layers_of_a_gnn_are_corrected_as_any_other() -> None:
     x, edges = graph()
-    found = rig(TwoLayerGcn(), (x, edges))
+    found = rig(TwoLayerGcn, (x, edges))
     formats = [INT2 if s.role.is_parameter else FP32 for s in found.program.sites]
     assert max(largest_difference(found, "sequential", formats).values()) < 1e-5
     gin = rig(OneConv(pyg.GINConv(perceptron(8, 6))), (x, edges))

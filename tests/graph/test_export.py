@@ -84,7 +84,7 @@ def test_the_fast_path_that_hides_layers_is_off(layer: nn.Module) -> None:
 
 def test_a_value_may_lie_in_memory_otherwise_than_traced() -> None:
     """Attention written out gives other strides than the fused node; what reads it must not mind."""
-    found = rig(Encoder(), (randn(3, 5, 8),))
+    found = rig(Encoder, (randn(3, 5, 8),))
     assert "layer.self_attn:probs" in found.sites
     assert not {"view", "_unsafe_view"} & {c.partition(".")[0] for c in calls(found.program)}
 

@@ -25,21 +25,21 @@ MODES = ("none", "per_site", "sequential")
 def cnn() -> Rig:
     batches = [(randn(n, 3, 6, 6, seed=n),) for n in (4, 4, 3)]
     calibration = [(randn(3, 3, 6, 6, seed=20),), (randn(2, 3, 6, 6, seed=21),)]
-    return rig(ResidualNet(), *batches, calibration=calibration)
+    return rig(ResidualNet, *batches, calibration=calibration)
 
 
 @cache
 def gnn() -> Rig:
     """Sites on features, weights and aggregates: what lies between them becomes a sparse product."""
     x, edge_index = graph()
-    names = [s.name for s in rig(TwoLayerGcn(), (x, edge_index)).discovery.sites]
+    names = [s.name for s in rig(TwoLayerGcn, (x, edge_index)).discovery.sites]
     active = [n for n in names if not n.endswith((":message", ":attention"))]
-    return rig(TwoLayerGcn(), (x, edge_index), (x + 1, edge_index), active=active)
+    return rig(TwoLayerGcn, (x, edge_index), (x + 1, edge_index), active=active)
 
 
 @cache
 def transformer() -> Rig:
-    return rig(Transformer(), (randn(3, 5, 8),), (randn(3, 5, 8, seed=1),), (randn(2, 5, 8, seed=2),))
+    return rig(Transformer, (randn(3, 5, 8),), (randn(3, 5, 8, seed=1),), (randn(2, 5, 8, seed=2),))
 
 
 RIGS: dict[str, Callable[[], Rig]] = {"cnn": cnn, "gnn": gnn, "transformer": transformer}
@@ -107,7 +107,7 @@ def test_float_assignment_replays_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_changing_the_last_site_recomputes_its_layer_alone(mode: Any) -> None:
-    found = rig(PlainNet(), (randn(4, 3, 6, 6),))
+    found = rig(PlainNet, (randn(4, 3, 6, 6),))
     machine = found.machine(mode)
     sites = [site.name for site in found.program.sites]
     assert sites[-1] == "head.weight"

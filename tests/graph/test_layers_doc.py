@@ -1,4 +1,4 @@
-"""Every row of docs/layers.md, checked by exporting the layer."""
+"""Every row of docs/layers.md: the layer exports and replays, has these sites, and all of them are live."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from rigs import lower
+from rigs import distance, lower, rig
 from tiny_models import Smooth, graph, perceptron, randn
 from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from mpsearch.graph.export import ExportError
-from mpsearch.graph.sites import discover
 
 PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 X, EDGES = graph()
@@ -123,7 +122,14 @@ def test_row(layer: str) -> None:
         with pytest.raises(ExportError):
             lower(model, inputs)
         return
-    assert {short(site.name) for site in discover(lower(model, inputs)).sites} == sites
+    found = rig(model, inputs)
+    for ours, theirs in zip(*found.replay, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    assert {short(name) for name in found.sites} == sites
+    machine = found.machine()
+    base = machine.run(found.formats({}))
+    dead = [name for name in found.sites if not distance(base, machine.run(found.formats({name: "int1"})))]
+    assert not dead, "every site changes the output at its lowest format"
 
 
 def short(name: str) -> str:

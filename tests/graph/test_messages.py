@@ -69,7 +69,7 @@ def test_features_between_the_layers_of_a_perceptron_are_features_of_nodes() -> 
 
 
 def test_layers_are_told_apart_by_their_paths() -> None:
-    found = parts(rig(TwoLayerGcn(), (X, EDGES)))
+    found = parts(rig(TwoLayerGcn, (X, EDGES)))
     assert set(found) == {f"conv{i}:{part}" for i in (1, 2) for part in PARTS}
     assert found["conv2:feature"][1] == (12, 6), "after the activation function"
 

@@ -136,8 +136,16 @@ def test_ties_are_the_connected_components(pairs: list[tuple[int, int]]) -> None
 @pytest.mark.parametrize(
     ("rules", "more", "message"),
     [
-        ([rule("steam.weight", "int2")], {}, r"sites\[0\]: 'steam.weight' matches no site. Did you mean 'stem.weight'\?"),
-        ([EVERYTHING, rule({"role": "message"}, "int2")], {}, r"sites\[1\]: .* of role message matches no site.*Roles of"),
+        (
+            [rule("steam.weight", "int2")],
+            {},
+            r"sites\[0\]: 'steam.weight' matches no site. Did you mean 'stem.weight'",
+        ),
+        (
+            [EVERYTHING, rule({"role": "message"}, "int2")],
+            {},
+            r"sites\[1\]: .* role message matches no site.*Roles of",
+        ),
         ([rule("stem.weight", "int9")], {}, r"sites\[0\]: format 'int9': int has no 9 bits"),
         ([rule("stem.weight", "int4:afine")], {}, r"unknown option 'afine'. Did you mean 'affine'\?"),
         ([rule("stem:in", "int4:g32")], {}, r"groups \(g32\) need a fixed shape"),
