@@ -126,7 +126,7 @@ def _name(spec: Spec) -> str:
 
 
 def _refuse_another_spec(folder: Path, spec: Spec) -> None:
-    """A run is gone on with only as it was begun; `auto` counts as the driver it became."""
+    """A run is gone on with only as it was begun; what was left open counts as what it became."""
     from mpsearch.spec.load import load_saved
 
     saved = load_saved(folder)
@@ -134,6 +134,8 @@ def _refuse_another_spec(folder: Path, spec: Spec) -> None:
     if spec.driver.use == "auto":
         driver = spec.driver.model_copy(update={"use": saved.driver.use, "options": saved.driver.options})
         asked = spec.model_copy(update={"driver": driver})
+    if spec.engine.threads is None:
+        asked = asked.model_copy(update={"engine": spec.engine.model_copy(update={"threads": saved.engine.threads})})
     if asked.sha256 != saved.sha256:
         raise BadInput(
             f"{folder} holds a run of another spec (see its spec.yaml); go on with it by mpsearch resume {folder}, "

@@ -33,7 +33,7 @@ from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.base import Problem
 from mpsearch.spec import registry
 from mpsearch.spec.load import load_saved, save_spec
-from mpsearch.spec.schema import DriverSpec, Resolved, Spec
+from mpsearch.spec.schema import DriverSpec, Resolved, Spec, default_threads
 
 Build = Callable[[Spec, Path | None], Problem]
 """From a spec, and the file of float weights that an earlier sitting kept, to the problem."""
@@ -181,7 +181,10 @@ def _search(session: LedgerSession, spec: Spec, space: Space) -> None:
 
 
 def _resolve(spec: Spec, problem: Problem) -> Spec:
-    """`spec` with the driver that `auto` stands for, and with the facts about the problem."""
+    """`spec` with the driver that `auto` stands for, the number of threads, and the facts about the problem.
+
+    The number of threads decides how sums are rounded, so a run keeps it wherever it is resumed.
+    """
     driver = spec.driver
     if driver.use == "auto":
         points = problem.space.size + (FLOAT not in problem.space)
@@ -191,7 +194,8 @@ def _resolve(spec: Spec, problem: Problem) -> Spec:
         space_file="", space_sha256="", objective_file="", objective_class="", objective_sha256=""
     )
     resolved = known.model_copy(update={"fingerprint": problem.fingerprint, "versions": _versions()})
-    return spec.model_copy(update={"driver": driver, "resolved": resolved})
+    engine = spec.engine.model_copy(update={"threads": spec.engine.threads or default_threads()})
+    return spec.model_copy(update={"driver": driver, "engine": engine, "resolved": resolved})
 
 
 def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list[Assignment]:

@@ -10,7 +10,19 @@ import torch
 from torch import Tensor, fx
 
 from mpsearch.graph.export import module_path
-from mpsearch.graph.ops import ATTENTION, LINEAR, PRODUCTS, RESHAPES, SOFTMAX, aten, is_call, root, unreshaped
+from mpsearch.graph.ops import (
+    ATTENTION,
+    COMPUTE,
+    EMBEDDINGS,
+    PRODUCTS,
+    RESHAPES,
+    SOFTMAX,
+    WEIGHTED,
+    aten,
+    is_call,
+    root,
+    unreshaped,
+)
 
 _SCALING = {
     aten.mul.Tensor,
@@ -107,10 +119,24 @@ def own_value(node: fx.Node) -> fx.Node:
     return unreshaped(node)
 
 
-def projection(node: fx.Node) -> fx.Node | None:
-    """The weight parameter of the linear layer that makes `node`, if one does."""
-    source = root(node)
-    weight = root(source.args[1]) if is_call(source, LINEAR) else None
+def projection(node: fx.Node, live: set[fx.Node]) -> fx.Node | None:
+    """The weight parameter of the one layer that makes `node`; None if none does, or more than one.
+
+    Between the two its output may be cut, joined, scaled, turned (rotary positions) or normalized.
+    """
+    makers, seen, queue = [], set(), [node]
+    while queue:
+        above = queue.pop()
+        if above in seen or above not in live:
+            continue
+        seen.add(above)
+        if above.op == "placeholder" or is_call(above, COMPUTE | EMBEDDINGS):
+            makers.append(above)
+        else:
+            queue.extend(above.all_input_nodes)
+    if len(makers) != 1 or not is_call(makers[0], WEIGHTED):
+        return None
+    weight = root(makers[0].args[1])
     return weight if isinstance(weight, fx.Node) and weight.op == "get_attr" else None
 
 

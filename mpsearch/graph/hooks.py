@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils import _pytree as pytree
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
@@ -21,7 +22,7 @@ from mpsearch.core.site import Role, Site
 from mpsearch.cost.memory import Packed, Parameter, Value
 from mpsearch.graph.export import Example
 from mpsearch.graph.grids import packed_size
-from mpsearch.graph.runner import Runner
+from mpsearch.graph.runner import Runner, on_cpu
 from mpsearch.quant.bank import Bank
 
 LIMITS = (
@@ -74,7 +75,7 @@ class HookRunner(Runner):
         weights = {name: self._bank.get(self._site[name], assignment[name])[0] for name in names}
         grids = {n: self._bank.grid(self._site[n], assignment[n]) for n in assignment if n in self._modules}
         with self._watching({n: grid.round_trip for n, grid in grids.items()}):
-            return self._call(self._batches[split][batch], weights)
+            return pytree.tree_map(on_cpu, self._call(self._batches[split][batch], weights))
 
     def packed(self, name: str, fmt: Format) -> Packed:
         """What site `name` takes in `fmt`, as its grid says."""

@@ -36,12 +36,14 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
         return []
     parts: list[Part] = []
     layers = set()
+    aggregates: dict[fx.Node, str] = {}
     for scatter in scatters:
         factors = _factors(scattered(scatter), live)
         if not any(f in live and f in gathers for f in factors) and not _from_edges(scatter, gathers):
             continue  # pooling of nodes into graphs: no messages
         module = _layer(scatter)
         layers.add(module)
+        aggregates[_mean(scatter)] = module
         for factor in factors:
             if factor in gathers:
                 parts.append(Part(factor, Role.MESSAGE, module))
@@ -51,7 +53,6 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
             else:
                 parts.append(Part(factor, Role.MESSAGE, module))
     rows = {g.args[0].meta["shape"][_gather_axis(g)] for g in gathers}
-    aggregates = {_mean(scatter): _layer(scatter) for scatter in scatters}
     parts += _features(nodes, live, gathers, rows, layers, set(aggregates))
     parts += [Part(node, Role.AGGREGATE, layer) for node, layer in aggregates.items()]
     order = [Role.ATTENTION, Role.MESSAGE, Role.FEATURE, Role.AGGREGATE]
@@ -113,11 +114,12 @@ def _from_edges(scatter: fx.Node, gathers: list[fx.Node]) -> bool:
     seen, queue, known = set(), [scattered(scatter)], set(gathers)
     while queue:
         node = queue.pop()
+        if node in seen or not node.meta.get("shape") or node.meta["shape"][0] != rows:
+            continue
         if node in known:
             return True
-        if node not in seen and node.meta.get("shape") and node.meta["shape"][0] == rows:
-            seen.add(node)
-            queue.extend(node.all_input_nodes)
+        seen.add(node)
+        queue.extend(node.all_input_nodes)
     return False
 
 

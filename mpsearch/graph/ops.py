@@ -42,13 +42,15 @@ RESHAPES = {
     aten.squeeze.dim,
     aten.squeeze.dims,
     aten.expand.default,
+    aten.repeat.default,
+    aten.repeat_interleave.self_int,
     aten.clone.default,
     aten.contiguous.default,
     aten.flatten.using_ints,
     aten.unflatten.int,
     aten.detach.default,
 }
-"""Operators that keep every value: a site before them is as good as one after."""
+"""Operators that keep every value, some several times: a site before them is as good as one after."""
 
 PARTS = {
     aten.select.int,

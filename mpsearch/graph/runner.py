@@ -26,7 +26,7 @@ class Runner(ABC):
 
     @abstractmethod
     def run(self, assignment: Assignment, split: str, batch: int) -> Any:
-        """The model's own output for one batch of a split."""
+        """The model's own output for one batch of a split, on the CPU."""
 
     def order(self, split: str, n: int) -> Sequence[int]:
         """In which order to go through the `n` batches of a split next."""
@@ -78,13 +78,18 @@ class GraphRunner(Runner):
         interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
         if self._correction is not None:
             self._correction.prepare()
-        flat: list[Any] = list(interpreter.run(self._streams[split][batch]))
+        flat = [on_cpu(value) for value in interpreter.run(self._streams[split][batch])]
         if self._rows is not None:
             flat = [_cut(value, interpreter.program.padded, self._rows[split][batch]) for value in flat]
         return pytree.tree_unflatten(flat, interpreter.program.out_spec)
 
     def forget(self) -> None:
         self._interpreter.forget()
+
+
+def on_cpu(leaf: Any) -> Any:
+    """A tensor on the CPU; anything else as it is."""
+    return leaf.cpu() if isinstance(leaf, Tensor) else leaf
 
 
 def pad(flat: Sequence[Any], batched: Sequence[int], rows: int) -> list[Any]:

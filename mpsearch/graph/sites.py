@@ -144,7 +144,7 @@ class _Discoverer:
             tied = list(dict.fromkeys(tied))
             if len(tied) > 1:
                 self.ties.append(("qkv", tuple(tied)))
-            projections = [attention.projection(node) for node in parts.values()]
+            projections = [attention.projection(node, self.live) for node in parts.values()]
             weights = list(dict.fromkeys(self.found[p, None][1].name for p in projections if (p, None) in self.found))
             if len(weights) > 1:
                 self.ties.append(("qkv", tuple(weights)))
@@ -221,11 +221,16 @@ def live_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def owner(node: fx.Node) -> str:
-    """Module that owns the weight of a weighted call: its parameter's name without the last word."""
-    weight = root(node.args[2][0] if is_call(node, RECURRENT) else node.args[1])
-    if isinstance(weight, fx.Node) and weight.op == "get_attr" and "." in str(weight.target):
-        return str(weight.target).rpartition(".")[0]
-    return module_path(node)
+    """Module that owns the weight of a weighted call: its parameter's name without the last word.
+
+    A weight that is known by the name of another module (a head tied to the embedding) says nothing about the caller.
+    """
+    weight, caller = root(node.args[2][0] if is_call(node, RECURRENT) else node.args[1]), module_path(node)
+    if isinstance(weight, fx.Node) and weight.op == "get_attr":
+        path = str(weight.target).rpartition(".")[0]
+        if path and f"{path}.".startswith(f"{caller}." if caller else ""):
+            return path
+    return caller
 
 
 def _weight_operands(node: fx.Node) -> list[tuple[object, int]]:
@@ -257,7 +262,7 @@ def _product_axis(operand: object) -> int:
 def _producer_name(node: fx.Node) -> str:
     if is_call(node, WEIGHTED):
         return f"{owner(node)}:out"
-    what = {aten.add.Tensor: "sum", operator.getitem: "out"}.get(node.target)
+    what = {aten.add.Tensor: "sum", aten.embedding.default: "out", operator.getitem: "out"}.get(node.target)
     if what is None:
         what = "in" if node.op == "placeholder" else str(getattr(node.target, "_opname", node.name))
     path = module_path(node)

@@ -31,7 +31,7 @@ from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
 from mpsearch.problem.rules import build_space
 from mpsearch.spec.find import find_objective, load_objective_class
-from mpsearch.spec.schema import Spec
+from mpsearch.spec.schema import Spec, default_threads
 
 SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
 log = logging.getLogger("mpsearch.problem")
@@ -119,10 +119,14 @@ def prepare_machine(spec: Spec) -> torch.device:
     if spec.data_root is not None:
         os.environ["MPSEARCH_DATA"] = spec.data_root
     keep_freed_memory()
-    torch.set_num_threads(spec.engine.threads or os.cpu_count() or 1)
+    torch.set_num_threads(spec.engine.threads or default_threads())
     device = torch.device(spec.engine.device)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise BadInput(f"engine.device: {device} is not available here ({torch.cuda.device_count()} GPUs); use cpu.")
+    if device.type == "cuda":  # the same assignment must give the same numbers, and float32 must be float32
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.allow_tf32 = False
     return device
 
 

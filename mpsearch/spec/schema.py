@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
+import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -176,6 +177,11 @@ class DriverSpec(Part):
 
 class QuantizationSpec(Part):
     bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
+
+
+def default_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class EngineSpec(Part):
