@@ -26,6 +26,7 @@ from mpsearch.graph.memo import keep_freed_memory
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout, pad
 from mpsearch.graph.sites import discover
+from mpsearch.graph.sparse import with_edges
 from mpsearch.graph.workload import parameters, values
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
@@ -175,7 +176,8 @@ def _example(batch: Batch, device: torch.device) -> Example:
     def move(leaf: Any) -> Any:
         return leaf.to(device) if isinstance(leaf, Tensor) else leaf
 
-    return Example(pytree.tree_map(move, tuple(batch.args)), pytree.tree_map(move, dict(batch.kwargs)))
+    args, kwargs = with_edges((tuple(batch.args), dict(batch.kwargs)))
+    return Example(pytree.tree_map(move, args), pytree.tree_map(move, kwargs))
 
 
 def _leaves(example: Example, first: Example) -> list[Any]:
