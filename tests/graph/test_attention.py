@@ -143,3 +143,60 @@ def test_one_value_is_one_site() -> None:
     """Where attention is written out, the operands of its products are q, k, v and the probabilities: no more."""
     found = rig(SelfAttention, (randn(3, 5, 8),))
     assert not [name for name in found.sites if name.endswith((":lhs", ":rhs"))]
+
+
+class Rotary(nn.Module):
+    """Rotary positions on queries and keys, two of four heads on keys and values; `mixed` makes q of two layers."""
+
+    def __init__(self, mixed: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(6)
+        self.mixed = mixed
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(8, 16), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.extra, self.out_proj = nn.Linear(8, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.q_proj(x) + self.extra(x) if self.mixed else self.q_proj(x)
+        angle = torch.outer(torch.arange(5.0), torch.tensor([1.0, 0.1]))[:, None]
+        q, k = (self._turned(y.unflatten(-1, (-1, 4)), angle) for y in (q, self.k_proj(x)))
+        v = self.v_proj(x).unflatten(-1, (-1, 4))
+        q, k, v = (y.repeat_interleave(4 // y.shape[2], 2).transpose(1, 2) for y in (q, k, v))
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+    @staticmethod
+    def _turned(y: Tensor, angle: Tensor) -> Tensor:
+        even, odd = y[..., 0::2], y[..., 1::2]
+        turned = (even * angle.cos() - odd * angle.sin(), even * angle.sin() + odd * angle.cos())
+        return torch.stack(turned, -1).flatten(-2)
+
+
+def test_rotary_positions_do_not_hide_the_projections() -> None:
+    found = rig(Rotary, (randn(3, 5, 8),))
+    assert ("qkv", ("q_proj.weight", "k_proj.weight", "v_proj.weight")) in found.discovery.ties
+    sizes = {part: found.sites[f"attention:{part}"].shape for part in "qkv"}
+    assert {part: torch.Size(shape).numel() for part, shape in sizes.items()} == {"q": 240, "k": 120, "v": 120}, (
+        "keys and values are stored once for the heads that share them"
+    )
+
+
+def test_a_query_of_two_layers_has_no_projection_to_tie() -> None:
+    ties = rig(Rotary(mixed=True), (randn(3, 5, 8),)).discovery.ties
+    assert ("qkv", ("k_proj.weight", "v_proj.weight")) in ties
+    assert not [names for _, names in ties if "q_proj.weight" in names]
+
+
+def test_a_tied_head_is_named_after_itself() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(9, 8), nn.Linear(8, 9, bias=False)
+            self.head.weight = self.table.weight
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.head(torch.tanh(self.table(tokens)))
+
+    found = rig(Tied(), (torch.randint(0, 9, (4, 5)),)).sites
+    assert {name: site.role for name, site in found.items()} == {
+        "table.weight": Role.WEIGHT,
+        "head:in": Role.ACTIVATION,
+    }

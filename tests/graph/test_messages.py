@@ -114,6 +114,23 @@ def test_pooling_alone_is_no_message_passing() -> None:
     assert {"lin:in", "lin.weight", "out:in", "out.weight"} == set(found.sites)
 
 
+def test_pooling_after_message_passing_is_none_either() -> None:
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = pyg.GINConv(nn.Linear(8, 6)), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor, edges: Tensor, batch: Tensor) -> Tensor:
+            return self.out(pyg.global_add_pool(torch.relu(self.conv(x, edges)), batch, 3))
+
+    found = rig(Pooled(), (X, EDGES, torch.arange(12) // 4))
+    assert {name for name, (role, _) in parts(found).items() if role is not Role.FEATURE} == {
+        "conv:message",
+        "conv:aggregate",
+    }
+    assert found.sites["out:in"].role is Role.ACTIVATION
+
+
 def test_an_embedding_look_up_is_no_message() -> None:
     class Bag(nn.Module):
         def __init__(self) -> None:
