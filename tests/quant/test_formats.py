@@ -21,7 +21,8 @@ def canonical(text: str, role: Role, quantizer: Quantizer | None = None) -> str:
     ("text", "role", "expected"),
     [
         ("int4:sym:channel:gain", WEIGHT, "int4"),
-        ("int4:sym:channel:gain", Role.EMBEDDING, "int4"),
+        ("int4:sym:channel:mse", Role.EMBEDDING, "int4"),
+        ("int4:gain", Role.EMBEDDING, "int4:gain"),
         ("int4:sym:channel:mse", WEIGHT, "int4:mse"),
         ("int1:mse", WEIGHT, "int1"),
         ("int1:affine:mse", WEIGHT, "int1:affine"),
