@@ -131,16 +131,18 @@ class HookRunner(Runner):
 
     def _discover(self) -> Iterator[Site]:
         owners = {id(p): name for name, p in self._parameters.items()}
+        others = [module for module in self._modules.values() if not isinstance(module, nn.Embedding)]
+        multiplied = {id(p) for module in others for p in module.parameters(recurse=False)}  # a tied table is a weight
         known: set[str] = set()
         for name, module in self._modules.items():
             if name in self._shapes:
                 shape = self._shapes[name]
                 yield Site(name, Role.ACTIVATION, shape, 1 if isinstance(module, _CONVOLUTIONS) else len(shape) - 1)
-            role = Role.EMBEDDING if isinstance(module, nn.Embedding) else Role.WEIGHT
             for parameter in module.parameters(recurse=False):
                 owner = owners[id(parameter)]
                 if parameter.ndim >= 2 and owner not in known:
                     known.add(owner)
+                    role = Role.WEIGHT if id(parameter) in multiplied else Role.EMBEDDING
                     axis = 1 if isinstance(module, _TRANSPOSED) else 0
                     yield Site(owner, role, tuple(parameter.shape), axis)
 
