@@ -78,6 +78,7 @@ def test_the_fast_path_that_hides_layers_is_off(layer: nn.Module) -> None:
     torch.backends.mha.set_fastpath_enabled(True)
     with torch.no_grad():  # the fast path is taken where no gradient is needed
         found = targets(layer.eval().requires_grad_(False), randn(2, 5, 8))
+    assert not torch.backends.mha.get_fastpath_enabled()
     assert aten.linear.default in found
     assert not {t for t in found if "_transformer_encoder_layer_fwd" in str(t) or "_native_multi_head" in str(t)}
 

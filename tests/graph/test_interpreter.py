@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rigs import LARGE, Machine, Rig, calls, rig, same
-from tiny_models import PlainNet, ResidualNet, Transformer, TwoLayerGcn, graph, randn
+from tiny_models import PlainNet, PreActivation, ResidualNet, Transformer, TwoLayerGcn, graph, randn
 from torch import Tensor
 
 from mpsearch.core.format import FP32, Format
@@ -42,7 +42,19 @@ def transformer() -> Rig:
     return rig(Transformer, (randn(3, 5, 8),), (randn(3, 5, 8, seed=1),), (randn(2, 5, 8, seed=2),))
 
 
-RIGS: dict[str, Callable[[], Rig]] = {"cnn": cnn, "gnn": gnn, "transformer": transformer}
+@cache
+def pre_activation() -> Rig:
+    """Only weights have a choice, so that values are read as they were made."""
+    active = [f"{layer}.weight" for layer in ("stem", "inner", "head")]
+    return rig(PreActivation, (randn(3, 3, 6, 6),), (randn(2, 3, 6, 6, seed=1),), active=active)
+
+
+RIGS: dict[str, Callable[[], Rig]] = {
+    "cnn": cnn,
+    "gnn": gnn,
+    "transformer": transformer,
+    "pre-activation": pre_activation,
+}
 
 
 @cache

@@ -71,6 +71,22 @@ class PlainNet(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
+class PreActivation(nn.Module):
+    """Values that an activation function and an addition read before somebody else does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.stem, self.inner = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1)
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.inner(F.relu(x))
+        z = F.leaky_relu(y + x)
+        return self.head((z * y + x).mean((2, 3)))
+
+
 class Mlp(nn.Module):
     """Three linear layers."""
 
