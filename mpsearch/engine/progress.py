@@ -74,6 +74,14 @@ class LiveProgress:
         elif now >= self._next_plain:
             self._plain()
 
+    def test(self, done: int, of: int) -> None:
+        """`done` members of the front and controls `of` so many are scored on the test split."""
+        self._state = f"test split {done}/{of}"
+        if self._live is not None:
+            self._live.update(self._task, state=self.text)
+        elif time.monotonic() >= self._next_plain:
+            self._plain()
+
     @property
     def text(self) -> str:
         """`120/200 evaluations, 14.2/s, front 9, hypervolume 0.812`."""

@@ -140,6 +140,10 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
                 if projections is not None:
                     projections.update(lambda: result(complete=False))
 
+            def observe_test(done: int, of: int) -> None:
+                if progress is not None:
+                    progress.test(done, of)
+
             session = LedgerSession(
                 problem,
                 ledger,
@@ -155,7 +159,8 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
                 _search(session, spec, problem.space)
                 if stop.signum is None:
                     found = result(complete=True)
-                    session.score_test([found.baseline, *found.uniform.values(), *found.front.members])
+                    chosen = [found.baseline, *found.uniform.values(), *found.front.members]
+                    session.score_test(chosen, observe_test)
             except SearchOver as end:
                 log.info("%s", end)
             except MpsearchError as error:

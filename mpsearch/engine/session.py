@@ -110,14 +110,21 @@ class LedgerSession(Session):
         """Who asks from now on, for the ledger."""
         self._asked_by = asked_by
 
-    def score_test(self, chosen: Iterable[Evaluation]) -> None:
-        """Score each of `chosen` on the test split, unless the ledger has it. Not counted against the budget."""
+    def score_test(
+        self, chosen: Iterable[Evaluation], observe: Callable[[int, int], object] = lambda done, of: None
+    ) -> None:
+        """Score each of `chosen` on the test split, unless the ledger has it. Not counted against the budget.
+
+        Args:
+            observe: called after each with how many are done, and of how many.
+        """
         unique = {e.assignment: e for e in chosen}
         missing = [a for a in unique if self._recorded(a, "test") is None]
         results = self._problem.evaluate(missing, split="test")
-        for assignment in missing:
+        for done, assignment in enumerate(missing, start=1):
             self._refuse_after_signal()
             self._ledger.append(replace(self._checked(next(results)), asked_by=unique[assignment].asked_by))
+            observe(done, len(missing))
 
     def _first_baseline(self) -> Evaluation:
         first = self._measure_float()

@@ -76,3 +76,15 @@ def test_nothing_feasible_is_said():
     with LiveProgress([GOALS[0], Goal("memory_bytes", limit=Limit.parse("<= 10"))], 40, file=out) as live:
         live(evaluations()[0])
     assert "nothing feasible yet" in out.getvalue()
+
+
+def test_scoring_the_front_on_the_test_split_is_shown(monkeypatch):
+    monkeypatch.setattr(progress, "_PLAIN_EVERY_S", 0.0)
+    out = io.StringIO()
+    with LiveProgress(GOALS, 40, file=out) as live:
+        for evaluation in evaluations():
+            live(evaluation)
+        live.test(1, 2)
+    lines = out.getvalue().splitlines()
+    assert lines[-2].endswith("test split 1/2")
+    assert "front 4" in lines[-1], "the last line is about the search"
