@@ -20,20 +20,22 @@ class ImageClassification(Objective):
         model: `mlp`, `cnn` (10-layer ResNet) or `vit` on scikit-learn's 8x8 digits, trained on first use;
             or, with data files, `digits_resnet10` (16x16 digits) or `cifar_resnet20`.
         batch_size: images in a batch, at least 2.
+        validation: how many images the search scores at most, evenly spaced; None for all of the split.
     """
 
     trains = True
 
-    def __init__(self, model: str = "cnn", batch_size: int = 150) -> None:
+    def __init__(self, model: str = "cnn", batch_size: int = 150, validation: int | None = None) -> None:
         self.entry = CLASSIFIERS[one_of("model", model, CLASSIFIERS)]
         self.batch_size = whole("batch_size", batch_size, least=2)
+        self.most = {"validation": None if validation is None else whole("validation", validation, least=2)}
 
     def model(self) -> nn.Module:
         return self.entry.model()
 
     def batches(self, split: Split) -> Iterable[Batch]:
         images, labels = self.entry.rows(split)
-        for rows in in_parts(len(labels), self.batch_size):
+        for rows in in_parts(len(labels), self.batch_size, self.most.get(split)):
             yield Batch((images[rows],), labels[rows], len(rows))
 
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Scores:

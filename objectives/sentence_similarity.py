@@ -21,17 +21,19 @@ class SentenceSimilarity(Objective):
 
     Args:
         batch_size: pairs in a batch, at least 2. The model gets all first sentences, then all second ones.
+        validation: how many pairs the search scores at most, evenly spaced by length; None for all of the split.
     """
 
-    def __init__(self, batch_size: int = 50) -> None:
+    def __init__(self, batch_size: int = 50, validation: int | None = None) -> None:
         self.batch_size = whole("batch_size", batch_size, least=2)
+        self.most = {"validation": None if validation is None else whole("validation", validation, least=2)}
 
     def model(self) -> nn.Module:
         return minilm()
 
     def batches(self, split: Split) -> Iterable[Batch]:
         chosen = pairs(split)
-        for rows in in_parts(len(chosen), self.batch_size):
+        for rows in in_parts(len(chosen), self.batch_size, self.most.get(split)):
             first, second, scores = zip(*(chosen[row] for row in rows.tolist()), strict=True)
             yield Batch(encode([*first, *second]), torch.tensor(scores), len(rows))
 

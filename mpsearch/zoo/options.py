@@ -26,9 +26,13 @@ def whole(option: str, value: object, least: int, most: int | None = None) -> in
     return value
 
 
-def in_parts(n: int, size: int) -> list[Tensor]:
-    """Row numbers 0 to n - 1 in batches of `size`. A single row left over joins the batch before it."""
-    parts = list(torch.arange(n).split(size))
+def in_parts(n: int, size: int, most: int | None = None) -> list[Tensor]:
+    """Row numbers 0 to n - 1 in batches of `size`. A single row left over joins the batch before it.
+
+    Where there are more than `most`, that many evenly spaced ones.
+    """
+    rows = torch.arange(n) if most is None or n <= most else torch.arange(most) * n // most
+    parts = list(rows.split(size))
     if len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
     return parts

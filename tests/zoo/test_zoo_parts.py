@@ -136,6 +136,15 @@ def test_batches_hold_every_row_once_and_none_is_single(n, size):
     assert max(map(len, parts)) <= size + 1
 
 
+@given(st.integers(2, 400), st.integers(2, 400))
+def test_fewer_rows_are_evenly_spaced(n, most):
+    rows = torch.cat(in_parts(n, 50, most))
+    assert len(rows) == min(n, most)
+    assert rows[0] == 0
+    assert rows.diff().max() - rows.diff().min() <= 1
+    assert n - rows[-1] <= rows.diff().max() + 1
+
+
 @pytest.mark.parametrize("value", ["cn", 3, None, ["cnn"]])
 def test_unknown_names_are_bad_input(value):
     with pytest.raises(BadInput, match=r"option model: .* Allowed: cnn, vit"):
