@@ -76,7 +76,7 @@ class Interpreter:
         cache_bytes: how much the cache of values may hold.
     """
 
-    MAX_VERSIONS = 4_000_000
+    MAX_VERSIONS = 1_000_000
 
     def __init__(self, program: Program, grids: Grids, cache_bytes: int) -> None:
         self.program = program
