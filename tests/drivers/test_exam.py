@@ -37,7 +37,7 @@ class TestTpeInBatches(DriverExam):
 class TestGp(DriverExam):
     driver = "optuna"
     options = {"sampler": "gp"}  # noqa: RUF012
-    budget = 16
+    budget = 12  # it thinks for half a second before each answer
 
 
 class TestQmc(DriverExam):
