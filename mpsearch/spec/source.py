@@ -52,7 +52,7 @@ class Override:
 
     @classmethod
     def parse(cls, text: str) -> Override:
-        """Read `a.b[0].c=VALUE`, VALUE being YAML. Raises `BadInput`."""
+        """Read `a.b[0].c=VALUE`, VALUE being YAML, or a limit such as `>= 0.9`. Raises `BadInput`."""
         flag = f"--set {text}"
         path, equals, value = text.partition("=")
         steps = [_STEP.fullmatch(step) for step in path.strip().split(".")]
@@ -61,7 +61,8 @@ class Override:
             if step is None or not equals:
                 raise BadInput(f"{flag}: not of the form a.b[0].c=VALUE, for example --set driver.budget=50.")
             where += [step["key"], *map(int, re.findall(r"\d+", step["indices"]))]
-        return cls(tuple(where), read_text(value, flag).data, flag)
+        is_limit = value.startswith(">")  # in YAML this begins a folded text, which needs a second line
+        return cls(tuple(where), value if is_limit else read_text(value, flag).data, flag)
 
 
 @dataclass

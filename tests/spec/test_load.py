@@ -214,6 +214,10 @@ def test_errors_of_overrides_name_the_flag(space: Path, flag: str, message: str)
     assert any(error.startswith(message) for error in found), found
 
 
+def test_a_limit_from_below_needs_no_quotes(space: Path) -> None:
+    assert load_spec(space, ["goals[0].limit=>= baseline - 0.1"]).goals[0].limit == ">= baseline - 0.1"
+
+
 def test_an_override_of_the_command_line_names_its_own_flag(space: Path) -> None:
     found = errors_of(space, None, (Override(("driver", "budget"), 0, "--budget 0"),))
     assert found == ["--budget 0: driver.budget: must be above 0, got 0."]
