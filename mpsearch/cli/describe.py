@@ -50,7 +50,7 @@ def _facts(spec: Spec, problem: Problem) -> dict[str, Any]:
             {"name": c.name, "sites": list(c.sites), "options": list(map(str, c.options))} for c in space.choices
         ],
         "size": space.size,
-        "limits": list(getattr(problem, "limits", ())),
+        "limits": list(problem.limits),
         "costs": {name: problem.costs(assignment) for name, assignment in controls.items()},
     }
 

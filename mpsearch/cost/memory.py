@@ -35,7 +35,7 @@ class Parameter:
     Args:
         float_bits: its size as it is.
         site: name of its site, or None if it stays as it is.
-        counts: whether it is the weight of a conv or linear layer, which average bits are taken over.
+        counts: whether it is the weight of a conv, linear or recurrent layer, which average bits are taken over.
         elements: its size.
         correction_bits: what a bias adds that the layer has only when its weight is quantized.
     """
@@ -73,7 +73,7 @@ class Memory:
       grids of quantized values; tied storage once.
     * `activation_sum_bytes`: all values of one batch. `activation_peak_bytes`: those held at the worst step.
     * `feature_bytes`: node features and attention of a GNN, the memory that SGQuant counts (arXiv 2007.05100).
-    * `weight_bits`: code bits per element of the conv and linear weights, scales apart.
+    * `weight_bits`: code bits per element of the conv, linear and recurrent weights, scales apart.
     """
 
     parameters: tuple[Parameter, ...]

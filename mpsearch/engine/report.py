@@ -219,6 +219,8 @@ def _steps(view: View) -> Iterator[str]:
 
 def _confidence(view: View) -> Iterator[str]:
     result, quality = view.result, view.goals[0]
+    for limit in result.spec.resolved.limits if result.spec.resolved else ():
+        yield f"* Limit: {limit}"
     samples = max((e.n for e in result.evaluations if e.failure is None), default=0)
     if samples:
         yield f"* Validation scores rest on {samples} samples."

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -112,6 +113,10 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
         recorded_s = sum(e.seconds for e in ledger.evaluations)  # what a killed sitting is known to have taken
         earlier_s = max(float(facts.get("seconds", 0.0)), recorded_s)
         log.info("%s: %s evaluations recorded, %s", files.path, len(ledger), _versions())
+        for limit in problem.limits:
+            log.warning("limit: %s", limit)
+            if show_progress:
+                print(f"mpsearch: limit: {limit}", file=sys.stderr)
         projections = None if bare else _projections(files.path, spec)
 
         def result(complete: bool) -> RunResult:
@@ -198,7 +203,8 @@ def _resolve(spec: Spec, problem: Problem) -> Spec:
     known = spec.resolved or Resolved(
         space_file="", space_sha256="", objective_file="", objective_class="", objective_sha256=""
     )
-    resolved = known.model_copy(update={"fingerprint": problem.fingerprint, "versions": _versions()})
+    facts = {"fingerprint": problem.fingerprint, "versions": _versions(), "limits": tuple(problem.limits)}
+    resolved = known.model_copy(update=facts)
     engine = spec.engine.model_copy(update={"threads": spec.engine.threads or default_threads()})
     return spec.model_copy(update={"driver": driver, "engine": engine, "resolved": resolved})
 

@@ -9,8 +9,11 @@ become `get_attr` nodes by name (one node per tensor, however many names it has)
 from __future__ import annotations
 
 import inspect
+import io
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +119,9 @@ def _export(model: nn.Module, example: Example, varying: Sequence[frozenset[int]
     ]
     args_dims, kwargs_dims = pytree.tree_unflatten(dims, spec)
     dynamic = dict(inspect.signature(model.forward).bind(*args_dims, **kwargs_dims).arguments) if any(varying) else None
-    return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=dynamic, strict=False)
+    # torch warns of every LSTM, and prints the graph that it could not finish: what fails is said by `_explain`
+    with warnings.catch_warnings(action="ignore"), redirect_stderr(io.StringIO()):
+        return torch.export.export(model, example.args, dict(example.kwargs), dynamic_shapes=dynamic, strict=False)
 
 
 def _specialised(program: torch.export.ExportedProgram, varying: Sequence[frozenset[int]]) -> bool:

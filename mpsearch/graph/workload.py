@@ -23,13 +23,12 @@ def parameters(lowered: Lowered, discovery: Discovery, active: Iterable[str], co
     """
     names = set(active)
     site_of = {f.node.target: f.site for f in discovery.found if f.site.role.is_parameter}
-    weights = {root(n.args[1]).target for n in lowered.graph.nodes if is_call(n, WEIGHTED) and _is_tensor(n.args[1])}
     gains = _bias_gained(lowered) if corrects else {}
     found = []
     for name, tensor in lowered.tensors.items():
         site = site_of.get(name)
         chosen = site.name if site is not None and site.name in names else None
-        counts = name in weights and site is not None and site.role is Role.WEIGHT
+        counts = site is not None and site.role is Role.WEIGHT
         bits = tensor.numel() * tensor.element_size() * 8
         found.append(
             Parameter(bits, chosen, counts, tensor.numel() if counts else 0, gains.get(name, 0) if chosen else 0)

@@ -20,6 +20,8 @@ class Problem(ABC):
     """Digest of what is searched (the float weights). A run is never resumed on another."""
     sites: Sequence[Site] = ()
     """Every site of the model in the order of computation, for `sites.json`; those without a choice too."""
+    limits: Sequence[str] = ()
+    """What this way of running the model cannot do, one sentence each; said at the start and in the report."""
     keeps_weights: bool = False
     """Whether the float weights are kept with the run, because training them again might give others."""
 

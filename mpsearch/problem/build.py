@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +36,6 @@ from mpsearch.spec.schema import Spec, default_threads
 SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
 MOST_CACHE_BYTES = 2 << 30
 """Of the default. Measured on the bundled spaces, twice as much saves at most a tenth of the work."""
-log = logging.getLogger("mpsearch.problem")
 
 
 def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
@@ -75,11 +73,10 @@ def assemble(
     try:
         lowered = export(model, [example for found in examples.values() for example in found])
     except ExportError as error:
-        log.warning("%s Falling back to module hooks: %s.", error, "; ".join(LIMITS))
         hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
         space = build_space(spec, hooks.sites, ())
         memory = Memory(hooks.parameters(), hooks.values(), hooks.packed, knows_lifetimes=False)
-        limits = (str(error), *LIMITS)
+        limits = (f"{error} Falling back to module hooks.", *LIMITS)
         return ModelProblem(objective, hooks, space, hooks.sites, memory, batches, state, limits)
     fold_batch_norm(lowered)
     first = examples["validation"][0]

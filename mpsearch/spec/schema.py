@@ -213,6 +213,8 @@ class Resolved(Part):
     objective_sha256: str
     fingerprint: str = ""
     versions: dict[str, str] = {}
+    limits: tuple[str, ...] = ()
+    """What this way of running the model cannot do; empty for the exported graph."""
 
 
 class Spec(Part):

@@ -124,3 +124,15 @@ def test_a_limit_on_the_baseline_is_met_by_every_member(tmp_path):
     assert all(e.measures["accuracy"] >= 0.95 for e in result.front.members)
     unlimited = Front.of(result.evaluations, [replace(goal, limit=None) for goal in result.front.goals])
     assert list(result.front.members) == [e for e in unlimited.members if e.measures["accuracy"] >= 0.95]
+
+
+def test_what_the_problem_cannot_do_is_said_and_reported(tmp_path, capsys):
+    def limited(spec, weights):
+        toy = build(spec, weights)
+        toy.limits = ("no peak of activations",)
+        return toy
+
+    run(toy_spec(budget=6), tmp_path, build=limited)
+    assert "mpsearch: limit: no peak of activations" in capsys.readouterr().err
+    assert "* Limit: no peak of activations" in (tmp_path / "report.md").read_text()
+    assert "limit: no peak of activations" in (tmp_path / "run.log").read_text()

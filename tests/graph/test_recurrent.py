@@ -10,6 +10,7 @@ from rigs import Rig, calls, rig
 from tiny_models import randn
 from torch import Tensor, nn
 
+from mpsearch.core.assignment import Assignment
 from mpsearch.core.site import Role
 
 
@@ -71,3 +72,15 @@ def test_batches_may_differ_in_size() -> None:
     assert found.lowered.padded is None
     with torch.no_grad():
         torch.testing.assert_close(found.run({}, 1)[0], found.model(found.flat[1][0]), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.filterwarnings("error::UserWarning")  # torch warns of each export of an LSTM
+def test_average_bits_count_its_matrices(kind: Any) -> None:
+    found = built(kind)
+    sizes = {name: found.program.tensors[name].numel() for name, s in found.sites.items() if s.role is Role.WEIGHT}
+    assert len(sizes) == 3
+    texts = dict(zip(sizes, ("int2", "int4", "int8"), strict=True))
+    expected = sum(n * bits for n, bits in zip(sizes.values(), (2, 4, 8), strict=True)) / sum(sizes.values())
+    measures = found.memory.measures(Assignment.parse(texts))
+    assert measures["weight_bits"] == pytest.approx(expected, rel=1e-12)
