@@ -106,9 +106,7 @@ def _print(facts: dict[str, Any]) -> None:
     if "evaluation_s" in facts:
         count = f"{facts['evaluations']} evaluations, " if facts["evaluations"] else ""
         cache = (
-            "a quarter of the free memory, at most 2 GiB"
-            if facts["cache_bytes"] is None
-            else number("_bytes", facts["cache_bytes"])
+            "a quarter of the free memory" if facts["cache_bytes"] is None else number("_bytes", facts["cache_bytes"])
         )
         screen.print(
             f"\n{count}{facts['evaluation_s']} s each at most: at most {facts['at_most_s']} s, "

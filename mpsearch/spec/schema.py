@@ -192,7 +192,7 @@ class EngineSpec(Part):
         default=None, description="Of the CPU; null for all cores."
     )
     cache_bytes: Annotated[StrictInt, Field(ge=0)] | None = Field(
-        default=None, description="For cached activations; null for a quarter of the free memory, at most 2 GiB."
+        default=None, description="For cached activations; null for a quarter of the free memory."
     )
 
 
