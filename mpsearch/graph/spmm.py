@@ -5,6 +5,8 @@ On a CPU the product with a CSR matrix is several times faster than gathering [e
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, fx
 
@@ -18,7 +20,8 @@ def adjacency(source: Tensor, target: Tensor, weight: Tensor | None, rows: int, 
     pointers = torch.zeros(rows + 1, dtype=torch.int64, device=target.device)
     torch.cumsum(counts, 0, out=pointers[1:])
     values = torch.ones(len(target), device=target.device) if weight is None else weight.reshape(-1)[order]
-    return torch.sparse_csr_tensor(pointers, source[order], values, (rows, columns), check_invariants=False)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # torch calls CSR a beta each time it starts
+        return torch.sparse_csr_tensor(pointers, source[order], values, (rows, columns), check_invariants=False)
 
 
 def product(matrix: Tensor, values: Tensor) -> Tensor:
