@@ -59,9 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(args=arguments, prog_name="mpsearch")
     except MpsearchError as error:
         sys.stdout.flush()
-        lines = error.errors if isinstance(error, BadInput) else str(error).splitlines()
-        head = "mpsearch: " if len(lines) == 1 else f"mpsearch: {len(lines)} errors\n  "
-        print(head + "\n  ".join(lines), file=sys.stderr)
+        errors = error.errors if isinstance(error, BadInput) else (str(error),)
+        head = "mpsearch: " if len(errors) == 1 else f"mpsearch: {len(errors)} errors\n"
+        print((head + "\n".join(errors)).replace("\n", "\n  "), file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("mpsearch: stopped", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,11 @@ def console(to_stderr: bool = False) -> Console:
 def say(text: str) -> None:
     """One line for people, on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def set_aside() -> AbstractContextManager[object]:
+    """While entered, what is printed goes to standard error: an objective may print, and is not the answer."""
+    return redirect_stdout(sys.stderr)
 
 
 def print_json(value: Any) -> None:

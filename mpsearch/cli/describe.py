@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from mpsearch.cli.common import console, print_json
+from mpsearch.cli.common import console, print_json, set_aside
 
 if TYPE_CHECKING:
     from mpsearch.problem.base import Problem
@@ -17,10 +17,11 @@ def show(spec: Spec, as_json: bool, measure: bool) -> None:
     from mpsearch.problem.build import build_problem
 
     began = time.perf_counter()
-    problem = build_problem(spec)
-    facts = _facts(spec, problem)
-    if measure:
-        facts |= _expected(spec, problem, time.perf_counter() - began)
+    with set_aside():
+        problem = build_problem(spec)
+        facts = _facts(spec, problem)
+        if measure:
+            facts |= _expected(spec, problem, time.perf_counter() - began)
     if as_json:
         print_json(facts)
     else:

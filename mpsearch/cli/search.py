@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli.common import RUNS, console, find_run, front_table, print_json, say
+from mpsearch.cli.common import RUNS, console, find_run, front_table, print_json, say, set_aside
 from mpsearch.core.errors import BadInput, MpsearchError, NothingFeasible
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def run(
     flag("tracking.required", require_tracking, "--require-tracking")
     if no_tracking:
         flags.append(Override(("tracking", "enabled"), False, "--no-tracking"))
-    spec = load_spec(space, flags)
+    with set_aside():
+        spec = load_spec(space, flags)
     if dry_run:
         from mpsearch.cli.describe import show
 
@@ -118,7 +119,9 @@ def describe(space: SpaceOption, set_: SetOption = None, as_json: JsonOption = F
     from mpsearch.cli.describe import show
     from mpsearch.spec.load import load_spec
 
-    show(load_spec(space, set_ or ()), as_json, measure=False)
+    with set_aside():
+        spec = load_spec(space, set_ or ())
+    show(spec, as_json, measure=False)
 
 
 def _name(spec: Spec) -> str:
@@ -149,7 +152,8 @@ def _sit(search: Callable[[Stop], RunResult], as_json: bool) -> None:
 
     stop = Stop()
     try:
-        result = search(stop)
+        with set_aside():
+            result = search(stop)
     except MpsearchError as error:
         if stop.signum is None:
             raise

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -49,8 +51,10 @@ def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
     device = prepare_machine(spec)
     objective = make_objective(spec)
     model = _guard("model()", objective.model)
+    if not isinstance(model, nn.Module):
+        raise ObjectiveFailed(f"the objective's model() gave {type(model).__name__}, not a torch.nn.Module.")
     if weights is not None:
-        model.load_state_dict(load_file(weights))
+        _load(model, weights)
     model = model.to(device).eval()
     batches: dict[str, list[Batch]] = {split: _batches(objective, split) for split in SPLITS}
     return assemble(spec, objective, model, batches, device)
@@ -70,6 +74,9 @@ def assemble(
     try:
         lowered = export(model, [example for found in examples.values() for example in found])
     except ExportError as error:
+        first = examples["validation"][0]
+        with torch.no_grad():
+            _guard("model, given the first batch of validation,", lambda: model(*first.args, **first.kwargs))
         hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
         space = build_space(spec, hooks.sites, ())
         memory = Memory(hooks.parameters(), hooks.values(), hooks.packed, knows_lifetimes=False)
@@ -152,20 +159,34 @@ def free_bytes() -> int:
     return 4 << 30
 
 
+def _load(model: nn.Module, weights: Path) -> None:
+    try:
+        model.load_state_dict(load_file(weights))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"{weights}: not the weights of this model ({reason}); restore the file.") from error
+
+
 def _guard(what: str, call: Any) -> Any:
     """Call the user's code; what it raises becomes one message."""
     try:
         return call()
     except MpsearchError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ObjectiveFailed(f"the objective's {what} raised {type(error).__name__}: {error}") from error
 
 
 def _batches(objective: Objective, split: Split) -> list[Batch]:
     found = _guard(f"batches({split!r})", lambda: list(objective.batches(split)))
-    if not found or not all(isinstance(batch, Batch) for batch in found):
+    if not found:
         raise ObjectiveFailed(f"the objective's batches({split!r}) gave no Batch; each split needs at least one.")
+    for batch in found:
+        if not isinstance(batch, Batch):
+            kind = type(batch).__name__
+            raise ObjectiveFailed(f"the objective's batches({split!r}) gave a {kind}; each must be a Batch.")
+        if batch.n < 1:
+            raise ObjectiveFailed(f"the objective's batches({split!r}) gave a Batch of n={batch.n}; at least 1.")
     return found
 
 
@@ -188,8 +209,14 @@ def _agree(flat: Sequence[Any], output: Any) -> None:
         if not isinstance(theirs, Tensor) or not theirs.is_floating_point():
             continue
         ours = ours[: theirs.shape[0]] if theirs.ndim else ours
-        scale = theirs.abs().max().clamp_min(1e-6)
-        difference = ((ours - theirs).abs().max() / scale).item()
+        finite = theirs.isfinite()
+        if not torch.equal(finite, ours.isfinite()):
+            difference = math.inf
+        elif finite.any():
+            scale = theirs[finite].abs().max().clamp_min(1e-6)
+            difference = ((ours - theirs)[finite].abs().max() / scale).item()
+        else:
+            difference = 0.0  # not a number: for the metric to judge
         if not difference < 1e-3:
             raise ObjectiveFailed(
                 f"the exported graph differs from the model by {difference:.2g} of its largest output; "

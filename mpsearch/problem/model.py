@@ -121,7 +121,10 @@ class ModelProblem(Problem):
             if isinstance(outputs, Exception):
                 raise outputs
             measures.update(self.costs(assignment))
-            for name, score in self.objective.metric(outputs, [b.target for b in batches]).items():
+            scores = self.objective.metric(outputs, [b.target for b in batches])
+            if not isinstance(scores, Mapping):
+                raise TypeError(f"metric gave {scores!r:.40}; it gives a dict of numbers or tensors by name")
+            for name, score in scores.items():
                 measures[name], error = _mean(score)
                 if error is not None:
                     stderr[name] = error

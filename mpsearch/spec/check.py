@@ -88,8 +88,8 @@ def _check_call(cls: type, options: Mapping[str, Any], what: str) -> Faults:
         cls(**options)
     except BadInput as error:
         return [(_blame(options, message), message) for message in error.errors]
-    except Exception as error:
-        message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    except (Exception, SystemExit) as error:
+        message = str(error) if isinstance(error, ValueError) else f"it raised {type(error).__name__}: {error}"
         return [(_blame(options, message), f"{what}: {message}")]
     return []
 

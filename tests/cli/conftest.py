@@ -55,6 +55,7 @@ def _bare(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 OBJECTIVE = """
 import torch
 from torch import nn
+print("a word from the file")
 from mpsearch.problem.objective import Batch, Objective
 
 class Mine(Objective):
@@ -70,9 +71,10 @@ class Mine(Objective):
         yield Batch((x,), self.model()(x).argmax(1).detach(), 32)
 
     def metric(self, outputs, targets):
+        print("a word from the metric")
         self.calls += 1
         if self.behave == "raise":
-            raise RuntimeError("the metric is broken")
+            raise RuntimeError("the metric\\nis broken")
         right = (outputs[0].argmax(1) == targets[0]).float()
         return {"accuracy": right + {"nan": float("nan"), "drift": self.calls * 1e-3}.get(self.behave, 0.0)}
 """

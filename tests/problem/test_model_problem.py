@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import ObjectiveFailed
+from mpsearch.core.errors import BadInput, ObjectiveFailed
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
+from mpsearch.problem import build as build_module
 from mpsearch.problem import model as model_module
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
@@ -143,7 +145,7 @@ def raises(error: BaseException) -> Any:
         (lambda outputs, targets: {"score": 1.0, "loss": -math.inf}, "nan", "loss is not a finite number"),
         (lambda outputs, targets: {"score": torch.tensor([1.0, math.nan])}, "nan", "score is not a finite number"),
         (lambda outputs, targets: {"score": "high"}, "error", "ValueError: could not convert"),
-        (lambda outputs, targets: None, "error", "AttributeError"),
+        (lambda outputs, targets: None, "error", "metric gave None; it gives a dict"),
     ],
     ids=["value", "key", "assertion", "memory", "nan", "infinity", "nan in a sample", "text", "nothing"],
 )
@@ -278,6 +280,56 @@ def test_a_graph_that_differs_from_the_model_is_refused() -> None:
 
     with pytest.raises(ObjectiveFailed, match=r"differs from the model.*deterministic"):
         make_problem(Noisy(), splits(rows, 4))
+
+
+def test_outputs_may_be_infinite_where_the_model_says_so() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lin(x).masked_fill(torch.tensor([False, False, True]), -math.inf)
+
+    def metric(outputs: Any, targets: Any) -> dict[str, Tensor]:
+        return {"score": torch.cat(outputs)[:, :2].mean(1)}
+
+    data = splits(rows, 4)
+    assert next(make_problem(Masked(), data, metric=metric).evaluate([Assignment()])).failure is None
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([], "gave no Batch"),
+        ([(torch.ones(2, 6),)], "gave a tuple; each must be a Batch"),
+        ([Batch((torch.ones(2, 6),), None, 0)], "gave a Batch of n=0; at least 1"),
+        ([Batch((), None, 2, {"y": torch.ones(2, 6)})], "first batch of validation, raised TypeError"),
+    ],
+    ids=["none", "a tuple", "no samples", "what the model does not take"],
+)
+def test_batches_that_cannot_be_used(batches: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = dict.fromkeys(("calibration", "validation", "test"), batches)
+    monkeypatch.setattr(build_module, "make_objective", lambda spec: Given(Mlp(), data))
+    with pytest.raises(ObjectiveFailed, match=re.escape(message)):
+        build_module.build_problem(make_spec())
+
+
+def test_a_model_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build_module, "make_objective", lambda spec: Given(3, {}))  # type: ignore[arg-type]
+    with pytest.raises(ObjectiveFailed, match=r"gave int, not a torch\.nn\.Module"):
+        build_module.build_problem(make_spec())
+
+
+def test_kept_weights_that_do_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "weights.safetensors"
+    make_problem(Net(), splits(images, 4)).save_weights(path)
+    monkeypatch.setattr(build_module, "make_objective", lambda spec: Given(Mlp(), splits(rows, 4)))
+    whole = path.read_bytes()
+    for content in (whole, whole[:100], b""):
+        path.write_bytes(content)
+        with pytest.raises(BadInput, match="not the weights of this model"):
+            build_module.build_problem(make_spec(), path)
 
 
 def test_values_that_no_grid_holds_name_their_site() -> None:
