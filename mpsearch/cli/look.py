@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -133,8 +134,27 @@ def list_(
     found = kinds[kind]()
     if as_json:
         print_json({kind: found})
-    else:
-        print("\n".join(found))
+        return
+    width = max(map(len, found), default=0)
+    for name in found:
+        print(f"{name:{width}}  {_about(kind, name)}".rstrip())
+
+
+def _about(kind: str, name: str) -> str:
+    """The first line of what `name` says of itself; of a driver, its options and their defaults too."""
+    from mpsearch.spec import find, registry
+
+    if name == "auto":
+        return "exhaustive where the budget covers the space, else optuna"
+    try:
+        if kind in ("spaces", "objectives"):
+            path = find.find_space(name) if kind == "spaces" else find.find_objective(name, Path())[0]
+            return path.read_text(encoding="utf-8").partition("\n")[0].strip('# "')
+        found = registry.load(kind, name)
+    except BadInput as error:
+        return f"({error})"
+    options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
+    return (inspect.getdoc(found) or "").partition("\n")[0] + (f"  {{{options}}}" if options else "")
 
 
 def schema() -> None:

@@ -232,17 +232,17 @@ def _confidence(view: View) -> Iterator[str]:
             yield f"* The smallest member within {_CLOSE:g} standard errors of float is {who}."
             break
     gaps = [
-        quality.loss(p.test.measures) - quality.loss(p.measures)
+        p.test.measures[quality.name] - p.measures[quality.name]
         for p in view.front
         if p.test and quality.name in p.test.measures
     ]
     if gaps:
         mean = sum(gaps) / len(gaps)
-        base_gap = [quality.loss(p.test.measures) - quality.loss(p.measures) for p in view.baseline if p.test]
+        base_gap = [p.test.measures[quality.name] - p.measures[quality.name] for p in view.baseline if p.test]
         beside = f" (float, which nothing was chosen by: {base_gap[0]:+.4f})" if base_gap else ""
         yield (
-            "* Choosing on validation may flatter: from validation to test, members get worse by "
-            f"{mean:+.4f} {quality.name} on average{beside}."
+            f"* Choosing on validation may flatter: from validation to test, {quality.name} changes by "
+            f"{mean:+.4f} on average over the members{beside}."
         )
     elif view.front:
         yield "* Not scored on the test split yet: the run has not ended."

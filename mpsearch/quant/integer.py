@@ -139,7 +139,7 @@ class _Plan:
 
 
 class Integer(Quantizer):
-    """Every format of scheme `int`."""
+    """Uniform integers of 1 to 8 and 16 bits: `int4`, `int8:affine`, `int4:g32`, `int8:tensor:p99.99`."""
 
     scheme = "int"
 

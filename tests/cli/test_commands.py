@@ -137,8 +137,10 @@ def test_compare_puts_runs_on_one_scale(cli, space: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["spaces", "drivers", "quantizers", "objectives"])
 def test_list(cli, kind: str) -> None:
-    names = cli("list", kind).out.split()
+    lines = cli("list", kind).out.splitlines()
+    names = [line.partition(" ")[0] for line in lines]
     assert names
+    assert all(len(line.split()) > 2 for line in lines)  # each says what it is
     assert json.loads(cli("list", kind, "--json").out) == {kind: names}
 
 
