@@ -34,7 +34,7 @@ from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.base import Problem
 from mpsearch.spec import registry
 from mpsearch.spec.load import load_saved, save_spec
-from mpsearch.spec.schema import DriverSpec, Resolved, Spec, default_threads
+from mpsearch.spec.schema import DriverSpec, Resolved, Spec
 
 Build = Callable[[Spec, Path | None], Problem]
 """From a spec, and the file of float weights that an earlier sitting kept, to the problem."""
@@ -205,7 +205,7 @@ def _resolve(spec: Spec, problem: Problem) -> Spec:
     )
     facts = {"fingerprint": problem.fingerprint, "versions": _versions(), "limits": tuple(problem.limits)}
     resolved = known.model_copy(update=facts)
-    engine = spec.engine.model_copy(update={"threads": spec.engine.threads or default_threads()})
+    engine = spec.engine.model_copy(update={"threads": spec.engine.threads or problem.threads})
     return spec.model_copy(update={"driver": driver, "engine": engine, "resolved": resolved})
 
 

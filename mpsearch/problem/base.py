@@ -22,6 +22,8 @@ class Problem(ABC):
     """Every site of the model in the order of computation, for `sites.json`; those without a choice too."""
     limits: Sequence[str] = ()
     """What this way of running the model cannot do, one sentence each; said at the start and in the report."""
+    threads: int = 1
+    """How many threads of the CPU score it; a run keeps their number, because it decides how sums are rounded."""
     keeps_weights: bool = False
     """Whether the float weights are kept with the run, because training them again might give others."""
 

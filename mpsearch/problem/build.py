@@ -33,8 +33,11 @@ from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
 from mpsearch.problem.rules import build_space
 from mpsearch.spec.find import find_objective, load_objective_class
-from mpsearch.spec.schema import Spec, default_threads
+from mpsearch.spec.schema import Spec
 
+LARGE_MACS = 4e9
+"""Multiply-accumulates of a batch from which several threads pay, even where other programs want a core now and then:
+below, an operator is done before a second thread is awake, and a thread that has to wait for a core holds up all."""
 SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
 
 
@@ -91,6 +94,8 @@ def assemble(
         flat = {split: [pad(leaves, lowered.batched, lowered.padded) for leaves in b] for split, b in flat.items()}
     with torch.no_grad():
         _agree(measure(lowered, flat["validation"][0]), model(*first.args, **first.kwargs))
+    if spec.engine.threads is None and sum(node.meta.get("macs", 0) for node in lowered.graph.nodes) < LARGE_MACS:
+        torch.set_num_threads(1)
     discovery = discover(lowered)
     space = build_space(spec, discovery.sites, discovery.ties)
     active = [site for choice in space.choices for site in choice.sites]
@@ -124,7 +129,7 @@ def prepare_machine(spec: Spec) -> torch.device:
     if spec.data_root is not None:
         os.environ["MPSEARCH_DATA"] = spec.data_root
     keep_freed_memory()
-    torch.set_num_threads(spec.engine.threads or default_threads())
+    torch.set_num_threads(spec.engine.threads or _cores())
     device = torch.device(spec.engine.device)
     if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
         raise BadInput(f"engine.device: {device} is not available here ({torch.cuda.device_count()} GPUs); use cpu.")
@@ -146,6 +151,11 @@ def make_objective(spec: Spec) -> Objective:
             f"objective.use: {made.__name__} in {path} must derive from mpsearch.problem.objective.Objective."
         )
     return objective
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_bytes() -> int:

@@ -63,6 +63,7 @@ class ModelProblem(Problem):
         self.sites = tuple(sites)
         self.memory = memory
         self.limits = tuple(limits)
+        self.threads = torch.get_num_threads()
         self.keeps_weights = objective.trains
         self.fingerprint = fingerprint(weights)
         self._batches = {split: list(found) for split, found in batches.items()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import json
-import os
 import re
 from typing import Annotated, Any, Literal
 
@@ -179,17 +178,12 @@ class QuantizationSpec(Part):
     bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
 
 
-def default_threads() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class EngineSpec(Part):
     device: Annotated[StrictStr, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         default="cpu", description="cpu, cuda, cuda:N."
     )
     threads: Annotated[StrictInt, Field(gt=0)] | None = Field(
-        default=None, description="Of the CPU; null for all cores."
+        default=None, description="Of the CPU; null for one, or for all cores where a batch of the model is large."
     )
     cache_bytes: Annotated[StrictInt, Field(ge=0)] | None = Field(
         default=None, description="For cached activations; null for a quarter of the free memory."
