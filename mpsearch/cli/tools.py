@@ -54,7 +54,7 @@ def ui(
     port: Annotated[int | None, typer.Option(help="Default: 5000, or the next that is free.")] = None,
 ) -> None:
     """Open the MLflow pages of a run, or of the store in the working directory."""
-    import subprocess
+    import os
     import sys
 
     from mpsearch.engine.tracking_store import Place, absolute_uri, free_port, is_server, shown, ui_address, ui_command
@@ -72,5 +72,5 @@ def ui(
         return
     port = port or free_port(host)
     say(f"MLflow at {ui_address(uri, None, host, port)}   (Ctrl-C ends it)")
-    command = ui_command(uri, host, port)
-    raise typer.Exit(subprocess.run([sys.executable, "-m", *command], check=False).returncode)
+    command = [sys.executable, "-m", *ui_command(uri, host, port)]
+    os.execv(command[0], command)  # in place of this process: what ends it ends the server

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -175,10 +175,7 @@ def test_ui_starts_mlflow_on_the_store_of_the_run(cli, space: Path, monkeypatch:
     Path("mlflow.db").touch()
     started: list[list[str]] = []
 
-    class Done:
-        returncode = 0
-
-    monkeypatch.setattr(subprocess, "run", lambda command, check: started.append(command) or Done())
+    monkeypatch.setattr(os, "execv", lambda path, command: started.append(command))
     assert "http://127.0.0.1:5099" in cli("ui", "found", "--port", 5099).err
     assert cli("ui", "--port", 5099).code == 0
     assert started[0][:4] == [sys.executable, "-m", "mlflow", "ui"]
