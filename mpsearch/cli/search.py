@@ -40,7 +40,9 @@ def run(
         Path | None, typer.Option(help="The run folder: go on with the run in it, else start one.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads; by default one, or all cores for a large model.")
+    ] = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store. Default: SQLite in the working directory.")
     ] = None,
