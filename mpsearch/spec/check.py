@@ -88,9 +88,11 @@ def _check_call(cls: type, options: Mapping[str, Any], what: str) -> Faults:
         cls(**options)
     except BadInput as error:
         return [(_blame(options, message), message) for message in error.errors]
-    except (Exception, SystemExit) as error:
+    except (TypeError, ValueError, SystemExit) as error:
         message = str(error) if isinstance(error, ValueError) else f"it raised {type(error).__name__}: {error}"
         return [(_blame(options, message), f"{what}: {message}")]
+    except Exception:  # no fault of the options: it raises again when it is built, and is reported as a failure then
+        return []
     return []
 
 

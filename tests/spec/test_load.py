@@ -288,3 +288,15 @@ def test_the_json_schema_knows_every_key_and_is_json() -> None:
     assert set(schema["properties"]) == keys
     assert schema["additionalProperties"] is False
     assert {"type": "string"} in schema["$defs"]["SiteRule"]["properties"]["match"]["anyOf"]
+
+
+def test_an_objective_that_breaks_when_made_is_no_fault_of_the_file(tmp_path):
+    (tmp_path / "objective.py").write_text(
+        "class Broken:\n"
+        "    def __init__(self):\n        raise RuntimeError('no licence')\n"
+        "    def model(self): ...\n    def batches(self, split): ...\n    def metric(self, outputs, targets): ...\n"
+    )
+    (tmp_path / "space.yaml").write_text(
+        "name: broken\nobjective: {use: objective.py}\nsites: [{match: '*', formats: [int8]}]\ngoals: [{name: accuracy}]\n"
+    )
+    assert load_spec(tmp_path / "space.yaml").name == "broken"  # it is reported, with exit code 3, when it is built
