@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import FP32, Format
+from mpsearch.core.space import Space
+from mpsearch.cost.terms import Cost, Ints, Terms
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,54 @@ class Memory:
             measures["weight_bits"] = codes / self._counted
         return measures
 
+    def cost(self, name: str, space: Space) -> Cost | None:
+        """The measure `name` as tables over the choices of `space`; None if it is not one of these measures.
+
+        It equals what `measures` gives, for every assignment of the space.
+        """
+        stored, codes, static, sizes = self._tables(space)
+        if name == "memory_bytes":
+            together = [a + b for a, b in zip(stored, static, strict=True)]
+            return Cost((Terms.of(together, self._float_bits),), per=8, whole=True)
+        if name == "weight_bits" and self._counted:
+            return Cost((Terms.of(codes, 32 * self._counted),), per=self._counted)
+        held = {"activation_sum_bytes": np.ones((1, len(self.values)), dtype=np.int64)}
+        if self._features.any():
+            held["feature_bytes"] = self._features[None].astype(np.int64)
+        if self.knows_lifetimes:
+            held["activation_peak_bytes"] = self._alive
+        if name not in held:
+            return None
+        rows = [
+            Terms.of([row @ saved for saved in sizes], int(row @ self._value_bytes))
+            for row in np.unique(held[name], axis=0)
+        ]
+        return Cost(tuple(rows))
+
+    def _tables(self, space: Space) -> tuple[list[Ints], list[Ints], list[Ints], list[Ints]]:
+        """What each option adds to float, by choice: stored, code, static bits [options]; bytes [values, options]."""
+        tables: tuple[list[Ints], ...] = ([], [], [], [])
+        by_site = {p.site: p for p in self._sited}
+        for choice in space.choices:
+            n = len(choice.options)
+            stored, codes, static = (np.zeros(n, dtype=np.int64) for _ in range(3))
+            sizes = np.zeros((len(self.values), n), dtype=np.int64)
+            for (k, fmt), site in product(enumerate(choice.options), choice.sites):
+                if fmt == FP32:
+                    continue
+                packed = self.packed(site, fmt)
+                if site in by_site:
+                    parameter = by_site[site]
+                    stored[k] += packed.bits + parameter.correction_bits - parameter.float_bits
+                    codes[k] += packed.code_bits - 32 * parameter.elements if parameter.counts else 0
+                if site in self._values_of:
+                    at = self._values_of[site]
+                    static[k] += packed.static_bits
+                    sizes[at, k] = (packed.code_bits + 7) // 8 - self._value_bytes[at]
+            for table, found in zip(tables, (stored, codes, static, sizes), strict=True):
+                table.append(found)
+        return tables  # type: ignore[return-value]
+
     @cached_property
     def _of_values(self) -> Callable[[tuple[Format, ...]], tuple[int, dict[str, float]]]:
         """Static bits and measures by the formats of the values; neighbours in a search often share them."""
@@ -128,6 +179,20 @@ class Memory:
     @cached_property
     def _sited(self) -> tuple[Parameter, ...]:
         return tuple(p for p in self.parameters if p.site is not None)
+
+    @cached_property
+    def _float_bits(self) -> int:
+        return sum(p.float_bits for p in self.parameters)
+
+    @cached_property
+    def _alive(self) -> Ints:
+        """Whether each value is held [steps, values], at the steps that matter: no other holds all that and more."""
+        steps = np.arange(self._steps)[:, None]
+        alive = np.unique((self._born <= steps) & (steps <= self._dies), axis=0)
+        held = alive.astype(np.float32)
+        within = held @ held.T == held.sum(axis=1, keepdims=True)
+        kept: Ints = alive[within.sum(axis=1) == 1].astype(np.int64)
+        return kept
 
     @cached_property
     def _fixed_bits(self) -> int:

@@ -9,6 +9,7 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.goal import Goal
 from mpsearch.core.space import Space
+from mpsearch.problem.base import Problem
 
 
 class SearchOver(Exception):
@@ -18,6 +19,8 @@ class SearchOver(Exception):
 class Session(ABC):
     """What a driver sees of a run: the space, the goals, and one way to have assignments scored."""
 
+    problem: Problem
+    """For what costs nothing to know: `cost` tables, and what a probe of the float model tells. Never to evaluate."""
     space: Space
     goals: tuple[Goal, ...]
     seed: int
@@ -33,8 +36,10 @@ class Session(ABC):
         """Distinct evaluations that may still be made; None if only time limits the run."""
 
     @abstractmethod
-    def evaluate(self, assignments: Sequence[Assignment]) -> list[Evaluation]:
+    def evaluate(self, assignments: Sequence[Assignment], label: str = "") -> list[Evaluation]:
         """Score `assignments` on the validation split, in the order given; what the ledger holds costs nothing.
+
+        `label` is added to the driver's name in `asked_by`, for drivers that ask for more than one reason.
 
         Each result is on disk before the next is computed. Raises `SearchOver` when the run has come to its end,
         after recording what the budget still allowed; a driver needs no other stopping rule.

@@ -55,9 +55,9 @@ class LedgerSession(Session):
         stop: Stop | None = None,
         observe: Callable[[Evaluation], object] = lambda evaluation: None,
     ) -> None:
-        self.space, self.goals, self.seed = problem.space, tuple(goals), seed
+        self.problem, self.space, self.goals, self.seed = problem, problem.space, tuple(goals), seed
         self.hits = 0
-        self._problem, self._ledger, self._budget, self._deadline_s = problem, ledger, budget, deadline_s
+        self._ledger, self._budget, self._deadline_s = ledger, budget, deadline_s
         self._noisy, self._stop, self._observe = noisy, stop or Stop(), observe
         self._known: dict[Assignment, Evaluation] = {}
         self._asked_by = "baseline"
@@ -73,13 +73,14 @@ class LedgerSession(Session):
     def budget_left(self) -> int | None:
         return None if self._budget is None else max(0, self._budget - len(self._known))
 
-    def evaluate(self, assignments: Sequence[Assignment]) -> list[Evaluation]:
+    def evaluate(self, assignments: Sequence[Assignment], label: str = "") -> list[Evaluation]:
         self._refuse_to_go_on(len(self._known))
         fresh = [a for a in dict.fromkeys(assignments) if a not in self._known]
         self.hits += len(assignments) - len(fresh)
         self._hits_in_a_row = 0 if fresh else self._hits_in_a_row + len(assignments)
         allowed = fresh[: self.budget_left]
-        self._record(sorted(allowed, key=self.space.encode))  # neighbours share the longest prefixes
+        asked_by = f"{self._asked_by} {label}" if label else self._asked_by
+        self._record(sorted(allowed, key=self.space.encode), asked_by)  # neighbours share the longest prefixes
         if len(allowed) < len(fresh):
             raise SearchOver("the budget is spent")
         if self._hits_in_a_row >= _HITS_IN_A_ROW or (not fresh and self._covered):
@@ -120,7 +121,7 @@ class LedgerSession(Session):
         """
         unique = {e.assignment: e for e in chosen}
         missing = [a for a in unique if self._recorded(a, "test") is None]
-        results = self._problem.evaluate(missing, split="test")
+        results = self.problem.evaluate(missing, split="test")
         for done, assignment in enumerate(missing, start=1):
             self._refuse_after_signal()
             self._ledger.append(replace(self._checked(next(results)), asked_by=unique[assignment].asked_by))
@@ -135,7 +136,7 @@ class LedgerSession(Session):
         if first.failure is not None:
             raise ObjectiveFailed(f"the float baseline failed: {first.failure.message}")
         if not self._noisy:
-            self._problem.forget()
+            self.problem.forget()
             second = self._measure_float()
             differ = [name for name, value in first.measures.items() if second.measures.get(name) != value]
             if differ:
@@ -147,21 +148,21 @@ class LedgerSession(Session):
         return first
 
     def _measure_float(self) -> Evaluation:
-        done = next(iter(self._problem.evaluate([FLOAT])))
+        done = next(iter(self.problem.evaluate([FLOAT])))
         if done.failure is not None:
             raise ObjectiveFailed(f"the float baseline failed: {done.failure.message}")
         return replace(done, asked_by="baseline")
 
-    def _record(self, assignments: Sequence[Assignment]) -> None:
+    def _record(self, assignments: Sequence[Assignment], asked_by: str) -> None:
         """Answer each from the ledger, else evaluate and append it before the next is begun."""
         missing = [a for a in assignments if self._recorded(a) is None]
-        results = self._problem.evaluate(missing)
+        results = self.problem.evaluate(missing)
         for assignment in assignments:
             done = self._recorded(assignment)
             new = done is None
             if done is None:
                 self._refuse_to_go_on(self._lines)
-                done = self._checked(replace(next(results), asked_by=self._asked_by))
+                done = self._checked(replace(next(results), asked_by=asked_by))
                 self._append(done)
             self._known[assignment] = done
             self._observe(done)

@@ -10,6 +10,7 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
+from mpsearch.cost.terms import Cost
 
 
 class Problem(ABC):
@@ -42,6 +43,14 @@ class Problem(ABC):
     @abstractmethod
     def costs(self, assignment: Assignment) -> dict[str, float]:
         """Measures that follow from the assignment by arithmetic (`memory_bytes`, ...): no forward pass."""
+
+    def cost(self, name: str) -> Cost | None:
+        """The measure `name` as tables over the choices of the space, equal to what `costs` gives for each assignment.
+
+        None where it is measured, or is no such sum: a driver then treats it like any other measure.
+        """
+        del name
+        return None
 
     @abstractmethod
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:

@@ -19,6 +19,7 @@ from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.memory import Memory
+from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import Runner
 from mpsearch.problem.base import Problem
@@ -82,6 +83,9 @@ class ModelProblem(Problem):
 
     def costs(self, assignment: Assignment) -> dict[str, float]:
         return self.memory.measures(assignment)
+
+    def cost(self, name: str) -> Cost | None:
+        return self.memory.cost(name, self.space)
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         batches = self._batches[split]

@@ -19,12 +19,13 @@ from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role, Site
 from mpsearch.core.space import Choice, Space
+from mpsearch.cost.terms import Cost, Terms
 from mpsearch.problem.base import Problem
 from mpsearch.spec.schema import Spec
 
 SENSITIVITY = (2.4, 0.5, 0.3, 1.6)
 SIZE = (64, 512, 512, 96)
-LATENCY_S = (4e-3, 1e-3, 3e-3, 1e-3)
+LATENCY_MS = (4, 1, 3, 1)
 OPTIONS = tuple(Format("int", bits) for bits in (2, 4, 8))
 
 
@@ -52,7 +53,7 @@ class Toy(Problem):
         names = [f"layer{i}.weight" for i in range(layers)]
         self.space = Space(tuple(Choice(name, (name,), tuple(options)) for name in names))
         self.sites = tuple(Site(n, Role.WEIGHT, (size,)) for n, size in zip(names, SIZE, strict=False))
-        self.fingerprint = hashlib.sha256(repr((SENSITIVITY, SIZE, LATENCY_S, layers)).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(repr((SENSITIVITY, SIZE, LATENCY_MS, layers)).encode()).hexdigest()
         self._fail_every, self._slow_s, self._drift, self._watch = fail_every, slow_s, drift, watch
         self._count = 0
 
@@ -64,8 +65,16 @@ class Toy(Problem):
         bits = self._bits(assignment)
         return {
             "memory_bytes": sum(int(size * b) // 8 for size, b in zip(SIZE, bits, strict=True)),
-            "latency_s": sum(t * b / 8 for t, b in zip(LATENCY_S, bits, strict=True)),
+            "latency_s": sum(int(t * b) for t, b in zip(LATENCY_MS, bits, strict=True)) / 8000,
         }
+
+    def cost(self, name: str) -> Cost | None:
+        prices = {"memory_bytes": SIZE, "latency_s": LATENCY_MS}.get(name)
+        if prices is None:
+            return None
+        rows = [[int(p * fmt.bits) for fmt in c.options] for p, c in zip(prices, self.space.choices, strict=False)]
+        missing = sum(32 * p for p in prices[len(rows) :])
+        return Cost((Terms.of(rows, missing),), per=8 if name == "memory_bytes" else 8000)
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         for assignment in assignments:

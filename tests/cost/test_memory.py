@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.format import Format
+from mpsearch.core.format import FP32, Format
+from mpsearch.core.space import Choice, Space
 from mpsearch.cost.memory import Memory, Packed, Parameter, Value
 
 INT3 = Format.parse("int3")
@@ -91,3 +92,20 @@ def test_a_model_of_nothing() -> None:
 
 def test_sites_that_the_model_does_not_store_cost_nothing() -> None:
     assert Memory((), (), packed).measures(Assignment({"v9.9": INT3}))["memory_bytes"] == 0
+
+
+@given(memories(), st.booleans())
+def test_tables_equal_the_measures(case: tuple[Memory, Assignment], tied: bool) -> None:
+    memory, _ = case
+    names = [part.site for part in (*memory.parameters, *memory.values) if part.site is not None]
+    names = list(dict.fromkeys(names))
+    groups = [tuple(names)] if tied and names else [(name,) for name in names[:4]]
+    options = (INT3, Format.parse("int8"), FP32)
+    space = Space(tuple(Choice(group[0], group, options) for group in groups))
+    every = list(space.assignments())
+    indices = [space.encode(a) for a in every]
+    for name in memory.measures(Assignment()):
+        cost = memory.cost(name, space)
+        assert cost is not None
+        assert cost(indices).tolist() == [memory.measures(a)[name] for a in every]
+    assert memory.cost("accuracy", space) is None
