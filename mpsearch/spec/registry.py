@@ -13,6 +13,7 @@ from mpsearch.core.errors import BadInput, nearest
 
 BUILT_IN: dict[str, dict[str, str]] = {
     "drivers": {
+        "abs": "mpsearch.drivers.abs:Abs",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "optuna": "mpsearch.drivers.optuna:Optuna",
         "random": "mpsearch.drivers.random:Random",

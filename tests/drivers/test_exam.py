@@ -15,6 +15,11 @@ class TestExhaustive(DriverExam):
     complete = True
 
 
+class TestAbs(DriverExam):
+    driver = "abs"
+    complete = True
+
+
 class TestNsga2(DriverExam):
     driver = "optuna"
 
