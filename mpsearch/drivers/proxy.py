@@ -75,7 +75,9 @@ class Proxy(Driver):
         """
         spread_of_own = np.log([max(importance[site], 1e-30) for site in harm]).std()
         draws = np.exp(np.random.default_rng(seed).normal(0.0, spread_of_own, size=(DRAWS, len(harm))))
-        random = [{site: w * found for w, (site, found) in zip(row, harm.items(), strict=True)} for row in draws]
+        random: list[Scores] = [
+            {site: w * found for w, (site, found) in zip(row, harm.items(), strict=True)} for row in draws
+        ]
         return {CONSTANT: [harm], RANDOM: random}
 
 

@@ -54,9 +54,9 @@ class GraphRunner(Runner):
         streams: Mapping[str, Sequence[Stream]],
         rows: Mapping[str, Sequence[int]] | None,
     ) -> None:
-        self._interpreter = interpreter
+        self.interpreter = interpreter
+        self.streams = streams
         self._correction = correction
-        self._streams = streams
         self._rows = rows
         self._backwards = False
         share = sum(stream.share for stream in streams["validation"])
@@ -64,7 +64,7 @@ class GraphRunner(Runner):
 
     @property
     def forwards(self) -> float:
-        return self._interpreter.macs_done / self._macs_of_forward
+        return self.interpreter.macs_done / self._macs_of_forward
 
     def order(self, split: str, n: int) -> Sequence[int]:
         """Back and forth, so that what the cache still holds of the last batch is used first."""
@@ -73,18 +73,26 @@ class GraphRunner(Runner):
         return range(n) if self._backwards else range(n - 1, -1, -1)
 
     def run(self, assignment: Assignment, split: str, batch: int) -> Any:
-        interpreter = self._interpreter
+        interpreter = self.interpreter
         interpreter.trim()
         interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
         if self._correction is not None:
             self._correction.prepare()
-        flat = [on_cpu(value) for value in interpreter.run(self._streams[split][batch])]
-        if self._rows is not None:
-            flat = [_cut(value, interpreter.program.padded, self._rows[split][batch]) for value in flat]
-        return pytree.tree_unflatten(flat, interpreter.program.out_spec)
+        return self.output(interpreter.run(self.streams[split][batch]), split, batch)
+
+    def output(self, flat: Sequence[Any], split: str, batch: int) -> Any:
+        """The model's own output, on the CPU, of the flat outputs of the program on one batch: padded rows cut off."""
+        cut = [self.cut(on_cpu(value), split, batch) for value in flat]
+        return pytree.tree_unflatten(cut, self.interpreter.program.out_spec)
+
+    def cut(self, value: Any, split: str, batch: int) -> Any:
+        """A value of the program without the rows that a batch was padded with."""
+        if self._rows is None or not isinstance(value, Tensor) or not value.ndim:
+            return value
+        return value[: self._rows[split][batch]] if len(value) == self.interpreter.program.padded else value
 
     def forget(self) -> None:
-        self._interpreter.forget()
+        self.interpreter.forget()
 
 
 def on_cpu(leaf: Any) -> Any:
@@ -99,12 +107,6 @@ def pad(flat: Sequence[Any], batched: Sequence[int], rows: int) -> list[Any]:
         return torch.cat([leaf, leaf[-1:].expand(rows - len(leaf), *leaf.shape[1:])])
 
     return [longer(leaf) if i in batched and len(leaf) < rows else leaf for i, leaf in enumerate(flat)]
-
-
-def _cut(value: Any, padded: int | None, rows: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == padded:
-        return value[:rows]
-    return value
 
 
 def layout(leaf: Any, device: torch.device) -> Any:

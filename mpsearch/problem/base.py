@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.terms import Cost
+from mpsearch.problem.probe import Probe
 
 
 class Problem(ABC):
@@ -51,6 +53,13 @@ class Problem(ABC):
         """
         del name
         return None
+
+    def probe(self) -> Probe:
+        """A look at the float model, for drivers that predict before they measure. Raises `BadInput` without one."""
+        raise BadInput(
+            "the driver looks into the exported model, which this problem has none of; "
+            "search with driver frontier or sensitivity."
+        )
 
     @abstractmethod
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:

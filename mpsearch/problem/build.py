@@ -109,9 +109,8 @@ def assemble(
     interpreter = Interpreter(program, grids, cache_bytes)
     n = batches["validation"][0].n
     laid = {split: [[layout(x, device) for x in b] for b in found] for split, found in flat.items()}
-    streams = {
-        split: [Stream((split, i), [b], batches[split][i].n / n) for i, b in enumerate(laid[split])]
-        for split in ("validation", "test")
+    streams: dict[str, list[Stream]] = {
+        split: [Stream((split, i), [b], batches[split][i].n / n) for i, b in enumerate(laid[split])] for split in SPLITS
     }
     share = sum(batch.n for batch in batches["calibration"]) / n
     calibration = Stream("calibration", laid["calibration"], share, calibrates=True)

@@ -15,14 +15,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.memory import Memory
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
-from mpsearch.graph.runner import Runner
+from mpsearch.graph.runner import GraphRunner, Runner
 from mpsearch.problem.base import Problem
+from mpsearch.problem.model_probe import ModelProbe
 from mpsearch.problem.objective import Batch, Objective
 
 CHUNK_SECONDS = 2.0
@@ -70,6 +72,7 @@ class ModelProblem(Problem):
         self._batches = {split: list(found) for split, found in batches.items()}
         self._weights = dict(weights)
         self._chunk = 1
+        self._probe: ModelProbe | None = None
 
     @property
     def forwards(self) -> float:
@@ -86,6 +89,16 @@ class ModelProblem(Problem):
 
     def cost(self, name: str) -> Cost | None:
         return self.memory.cost(name, self.space)
+
+    def probe(self) -> ModelProbe:
+        if not isinstance(self.runner, GraphRunner):
+            raise BadInput(
+                "the driver looks into the exported model, and this one runs by module hooks (see the limits of the "
+                "run); search with driver frontier or sensitivity."
+            )
+        if self._probe is None:
+            self._probe = ModelProbe(self.objective, self.runner, self.space, self._batches["calibration"])
+        return self._probe
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         batches = self._batches[split]
