@@ -166,9 +166,10 @@ def _sit(search: Callable[[Stop], RunResult], as_json: bool) -> None:
         say(f"mpsearch: stopped; go on with: mpsearch resume {result.folder}")
         raise typer.Exit(stop.exit_code)
     if result.status == "infeasible":
-        limits = ", ".join(f"{g.name} {g.limit}" for g in result.front.goals if g.limit)
+        from mpsearch.engine.limits import unmet
+
         raise NothingFeasible(
-            f"none of {len(result.evaluations)} assignments meets {limits}; the nearest are kept in "
+            f"none of {len(result.evaluations)} assignments meets {unmet(result)}; the nearest are kept in "
             f"{result.folder / 'front.json'}. Loosen a limit, allow wider formats, or raise the budget."
         )
 

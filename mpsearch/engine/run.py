@@ -25,6 +25,7 @@ from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
 from mpsearch.engine.folder import Folder
+from mpsearch.engine.limits import refuse_unreachable
 from mpsearch.engine.load import assemble
 from mpsearch.engine.progress import LiveProgress, RunLog
 from mpsearch.engine.result import RunResult
@@ -65,12 +66,14 @@ def run(
 
     Raises:
         BadInput, ObjectiveFailed, OutOfResources: see `mpsearch.core.errors`. What was evaluated stays in the ledger.
+        NothingFeasible: no assignment can keep to the limits on costs; nothing was evaluated.
     """
     files = Folder(Path(folder))
     files.create()
     with RunLog(files.log):
         problem = (build or _build_model)(spec, None)
         _start_assignments(problem.space, spec.start)
+        refuse_unreachable(problem, [goal.goal() for goal in spec.goals])
         if problem.keeps_weights:
             files.write(files.weights, problem.save_weights)
         files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,18 @@ def test_options_that_do_not_go(cli, space: Path, options: list[str]) -> None:
     assert not Path("runs").exists()
 
 
-def test_a_limit_that_nothing_reaches_keeps_the_nearest(cli, space: Path) -> None:
+def test_a_limit_on_a_cost_that_nothing_can_meet(cli, space: Path) -> None:
     done = cli("run", "--space", space, "--out", "found", "--set", "goals[1].limit=<= 1")
     assert done.code == 4
-    assert "none of 6 assignments meets memory_bytes <= 1" in done.err
+    (least,) = re.findall(r"goals: memory_bytes <= 1 cannot be met: (\d+) is the least", done.err)
+    assert not Path("found/spec.yaml").exists()
+    assert cli("run", "--space", space, "--out", "found", "--set", f"goals[1].limit=<= {least}").code == 0
+
+
+def test_a_limit_that_nothing_reaches_keeps_the_nearest(cli, space: Path) -> None:
+    done = cli("run", "--space", space, "--out", "found", "--set", "goals[0].limit=>= 1.5")
+    assert done.code == 4
+    assert "none of 6 assignments meets accuracy >= 1.5 (the best reached is 1); the nearest are kept in" in done.err
     front = json.loads(Path("found/front.json").read_text())
     assert front["status"] == "infeasible"
     assert not front["members"]
