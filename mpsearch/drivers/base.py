@@ -53,6 +53,9 @@ class Driver(ABC):
     driver may use nothing but the seed, the space, the goals and what `evaluate` returned.
     """
 
+    def check(self, session: Session) -> None:  # noqa: B027 - most methods can search anything
+        """Raise `BadInput`, with the alternative, where this method cannot search. Called before any evaluation."""
+
     @abstractmethod
     def search(self, session: Session) -> None:
         """Evaluate until `SearchOver` is raised, or return earlier when the method has nothing left to ask."""

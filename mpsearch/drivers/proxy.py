@@ -10,30 +10,34 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
+from mpsearch.core.goal import Goal
 from mpsearch.cost.solve.front import front
-from mpsearch.cost.terms import Cost
 from mpsearch.drivers.base import Driver, Session
 
 Floats = NDArray[np.float64]
 Scores = Mapping[str, Floats]
 """By site: a score [options] for each option of the choice that decides the site."""
 
-CONSTANT, RANDOM = "constant", "random"
+CONSTANT, RANDOM, MORE = "constant", "random", "more"
 SHARED = "+"
 """Joins the names of the arms that ask for the same assignment."""
 OWN = "proxy"
 """Name of the proxy itself among the arms that share an assignment."""
 
 FEWEST = 3
+"""Choices that a proxy needs to have anything to rank."""
 DRAWS = 4
+"""Random importances that share the points of the random control."""
+TINY = 1e-30
 _ROUND = 8
+_MOST = 256
 log = logging.getLogger("mpsearch.run")
 
 
@@ -46,116 +50,141 @@ class Proxy(Driver):
 
     @abstractmethod
     def importance(self, session: Session) -> Mapping[str, float]:
-        """By site that has a choice: how much an error there matters, above 0. Raises `BadInput` where it has none."""
+        """By site: how much an error there matters, above 0."""
 
     @abstractmethod
     def harm(self, session: Session) -> Scores:
-        """By site that has a choice: the error [options] that each option makes there, at least 0, in any unit."""
+        """By site that has several options: the error that each makes there, at least 0, in any unit."""
 
-    def scores(self, importance: Mapping[str, float], harm: Scores) -> Scores:
-        """By site: the predicted rise of the loss [options], to be added up over sites."""
-        return {site: importance[site] * found for site, found in harm.items()}
+    def scores(self, session: Session, importance: Mapping[str, float], harm: Scores) -> Scores:
+        """By site: the predicted rise of the loss, to be added up over sites."""
+        del session
+        return weighed(importance, harm)
+
+    def check(self, session: Session) -> None:
+        cost_goals(session)
 
     def search(self, session: Session) -> None:
-        goals_of(session)  # refuses before anything expensive
-        if len(session.space.choices) < FEWEST:
+        open_choices = sum(len(choice.options) > 1 for choice in session.space.choices)
+        if open_choices < FEWEST:
             log.warning(
-                "a proxy over %d choices carries no information: it ranks sites, and there are fewer than %d.",
-                *(len(session.space.choices), FEWEST),
+                "a proxy over %d choices carries no information: it ranks them, and there are fewer than %d.",
+                *(open_choices, FEWEST),
             )
         importance, harm = self.importance(session), self.harm(session)
-        arms = {"": [self.scores(importance, harm)]} | self.controls(importance, harm, session.seed)
-        queues = {label: _alternate([points(session, by_site) for by_site in many]) for label, many in arms.items()}
+        arms = {"": [self.scores(session, importance, harm)]} | controls(importance, harm, session.seed)
+        most = _MOST if session.budget_left is None else session.budget_left
+        queues = {
+            label: _alternate([points(session, scores, -(-most // len(draws))) for scores in draws])
+            for label, draws in arms.items()
+        }
         ask(session, queues)
 
-    def controls(self, importance: Mapping[str, float], harm: Scores, seed: int) -> dict[str, list[Scores]]:
-        """By label: scores that know the harm and not where it matters; several of one label share its points.
 
-        Random importance is log-normal, as spread as the proxy's own: only the order of the sites is lost.
-        """
-        spread_of_own = np.log([max(importance[site], 1e-30) for site in harm]).std()
-        draws = np.exp(np.random.default_rng(seed).normal(0.0, spread_of_own, size=(DRAWS, len(harm))))
-        random: list[Scores] = [
-            {site: w * found for w, (site, found) in zip(row, harm.items(), strict=True)} for row in draws
-        ]
-        return {CONSTANT: [harm], RANDOM: random}
+def weighed(importance: Mapping[str, float], harm: Scores) -> Scores:
+    """Importance times harm, by site."""
+    return {site: importance[site] * found for site, found in harm.items()}
 
 
-def goals_of(session: Session) -> tuple[list[Cost], list[float | None]]:
-    """The goals whose cost is a table over the choices, and the limit of each; raises `BadInput` if there is none."""
-    costs, limits = [], []
-    baseline = session.evaluations[0].measures if session.evaluations else {}
-    for goal in session.goals:
-        cost = session.problem.cost(goal.name)
-        if cost is not None and not goal.maximise:
-            costs.append(cost)
-            capped = goal.limit is not None and goal.limit.sense == "<="
-            limits.append(goal.limit.bound(baseline[goal.name]) if goal.limit is not None and capped else None)
-    if not costs:
+def controls(importance: Mapping[str, float], harm: Scores, seed: int) -> dict[str, list[Scores]]:
+    """By label: scores that know the harm of the options and not which sites matter; those of a label share its points.
+
+    Random importance is log-normal, as spread as the proxy's own, so that nothing but the order of the sites is lost.
+    """
+    spread_of_own = np.log([max(importance[site], TINY) for site in harm]).std() if harm else 0.0
+    draws = np.exp(np.random.default_rng(seed).normal(0.0, spread_of_own, size=(DRAWS, len(harm))))
+    return {CONSTANT: [harm], RANDOM: [weighed(dict(zip(harm, row.tolist(), strict=True)), harm) for row in draws]}
+
+
+def cost_goals(session: Session) -> list[Goal]:
+    """The goals to minimise whose cost is a table over the choices. Raises `BadInput` if there is none."""
+    found = [goal for goal in session.goals if not goal.maximise and session.problem.cost(goal.name) is not None]
+    if not found:
         names = ", ".join(goal.name for goal in session.goals)
         raise BadInput(
-            f"goals: {names}: a proxy is weighed against a cost that follows from the formats, and there is none; "
-            "add the goal memory_bytes, or search with driver frontier."
+            f"goals: {names}: what is predicted is weighed against a cost that follows from the formats, and none is "
+            "among them; add the goal memory_bytes, or search with driver frontier."
         )
-    return costs, limits
+    return found
 
 
-def points(session: Session, scores: Scores) -> list[Assignment]:
-    """The exact front of additive `scores` against the cost goals, the most telling points first (see `spread`)."""
-    costs, limits = goals_of(session)
-    score = [np.sum([scores[site] for site in choice.sites], axis=0) for choice in session.space.choices]
-    solved = front(score, costs, limits)
+def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
+    """At most so many points of the exact front of `scores` against the cost goals, in the order of `spread`.
+
+    A site without scores adds nothing; a choice adds up over its sites. Raises `NothingFeasible` where no assignment is
+    within the limits of the costs.
+    """
+    goals, baseline = cost_goals(session), session.evaluations[0].measures
+    costs = [cost for goal in goals if (cost := session.problem.cost(goal.name)) is not None]
+    limits = [
+        goal.limit.bound(baseline[goal.name]) if goal.limit is not None and goal.limit.sense == "<=" else None
+        for goal in goals
+    ]
+    rows = [
+        np.sum([scores.get(site, np.zeros(len(choice.options))) for site in choice.sites], axis=0)
+        for choice in session.space.choices
+    ]
+    solved = front(rows, costs, limits, most=max(1, most))
     return [session.space.decode(solved.indices[i].tolist()) for i in spread(solved.costs)]
 
 
 def spread(costs: ArrayLike) -> list[int]:
     """Rows of `costs` [n, costs] in such an order that every beginning is spread evenly over them, in log cost.
 
-    The two ends of the first cost, then always the row farthest from those taken: halves, quarters, eighths.
+    Lowest and highest first cost, then always the row farthest from those taken: the middle, the quarters, and so on.
     """
     logs = np.log2(np.maximum(np.asarray(costs, dtype=float), 1.0))
-    if not len(logs):
-        return []
     span = np.ptp(logs, axis=0)
     logs = (logs - logs.min(axis=0)) / np.where(span > 0, span, 1.0)
-    taken = [int(logs[:, 0].argmin())]
-    apart = np.abs(logs - logs[taken[0]]).max(axis=1)
+    taken: list[int] = []
+    apart = np.full(len(logs), np.inf)
+    for first in (logs[:, 0].argmin(), logs[:, 0].argmax()):
+        if first not in taken:
+            taken.append(int(first))
+    for row in taken:
+        apart = np.minimum(apart, np.abs(logs - logs[row]).max(axis=1))
     while len(taken) < len(logs):
-        # ends first: the far end of the first cost is the farthest row of a front with one cost anyway
-        following = int(logs[:, 0].argmax()) if len(taken) == 1 else int(np.where(apart < 0, -1.0, apart).argmax())
-        if following in taken:
-            following = int(apart.argmax())
-        taken.append(following)
-        apart = np.minimum(apart, np.abs(logs - logs[following]).max(axis=1))
         apart[taken] = -1.0
+        taken.append(int(apart.argmax()))
+        apart = np.minimum(apart, np.abs(logs - logs[taken[-1]]).max(axis=1))
     return taken
 
 
 def ask(session: Session, queues: Mapping[str, Sequence[Assignment]]) -> None:
-    """Evaluate the first n assignments of each queue under its label, n as large as the budget allows."""
+    """Evaluate the first n assignments of each queue under its label, n as large as the budget and all queues allow.
+
+    What is left of the budget goes to the rest of the first queue, under the label `MORE`: no comparison counts it.
+    """
     known = {evaluation.assignment for evaluation in session.evaluations}
-    longest = max(map(len, queues.values()))
-    left, n = session.budget_left, longest
-    if left is not None:
-        fresh: set[Assignment] = set()
-        for n in range(longest + 1):
-            fresh |= {queue[n] for queue in queues.values() if n < len(queue)} - known
-            if len(fresh) > left:
-                break
+    n = _ranks(queues.values(), known, session.budget_left)
     askers: dict[Assignment, list[str]] = {}
     for label, queue in queues.items():
         for assignment in queue[:n]:
             askers.setdefault(assignment, []).append(label)
-    for begin in range(0, n, _ROUND):
-        now = [a for queue in queues.values() for a in queue[begin : begin + _ROUND]]
+    for begin in range(0, n, _ROUND):  # all arms are as far as each other whenever time runs out
         by_label: dict[str, list[Assignment]] = {}
-        for assignment in dict.fromkeys(a for a in now if a in askers and a not in known):
-            who = askers[assignment]
-            label = who[0] if len(who) == 1 else SHARED.join(name or OWN for name in who)
-            by_label.setdefault(label, []).append(assignment)
-            known.add(assignment)
+        for assignment in dict.fromkeys(a for queue in queues.values() for a in queue[begin : min(n, begin + _ROUND)]):
+            if assignment not in known:
+                who = askers[assignment]
+                label = who[0] if len(who) == 1 else SHARED.join(name or OWN for name in who)
+                by_label.setdefault(label, []).append(assignment)
         for label, assignments in by_label.items():
             session.evaluate(assignments, label)
+            known.update(assignments)
+    more = [a for a in next(iter(queues.values()))[n:] if a not in known]
+    for begin in range(0, len(more), _ROUND):
+        session.evaluate(more[begin : begin + _ROUND], MORE)
+
+
+def _ranks(queues: Collection[Sequence[Assignment]], known: Set[Assignment], left: int | None) -> int:
+    """How many assignments every queue can ask for: as many as it has, and together no more than `left` new ones."""
+    fewest = min(map(len, queues))
+    fresh: set[Assignment] = set()
+    for n in range(fewest):
+        fresh |= {queue[n] for queue in queues} - known
+        if left is not None and len(fresh) > left:
+            return n
+    return fewest
 
 
 def _alternate(queues: Sequence[Sequence[Assignment]]) -> list[Assignment]:

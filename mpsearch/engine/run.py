@@ -185,6 +185,7 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
 def _search(session: LedgerSession, spec: Spec, space: Space) -> None:
     driver = registry.load("drivers", spec.driver.use)(**spec.driver.options)
     assert isinstance(driver, Driver)
+    driver.check(session)
     try:
         session.evaluate_controls(_start_assignments(space, spec.start))
         session.search_as(spec.driver.use)

@@ -15,8 +15,11 @@ BUILT_IN: dict[str, dict[str, str]] = {
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
+        "fisher": "mpsearch.drivers.fisher:Fisher",
+        "hessian": "mpsearch.drivers.hessian:Hessian",
         "optuna": "mpsearch.drivers.optuna:Optuna",
         "random": "mpsearch.drivers.random:Random",
+        "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
     },
     "quantizers": {
         "bf": "mpsearch.quant.floating:BrainFloat",
