@@ -13,6 +13,7 @@ import numpy as np
 
 from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
+from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking_store import FILE, ui_text
 from mpsearch.engine.views import Point, View, cost_stem, is_cost, number, with_error
@@ -40,6 +41,7 @@ def markdown(view: View) -> str:
             "## Uniform precision beside it",
             [*_table(view, [*view.uniform, *view.baseline]), "", *mixed_or_uniform(view)],
         ),
+        ("## The proxy beside its controls", beside_controls(view.result)),
         ("## What each step along the front bought", list(_steps(view))),
         ("## How sure this is", list(_confidence(view))),
         ("## Failures", list(_failures(view))),
