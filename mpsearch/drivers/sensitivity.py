@@ -52,14 +52,14 @@ class Sensitivity(Driver):
             raise BadInput("goals: every goal is a cost, so there is no sensitivity to measure; add a goal of quality.")
 
     def search(self, session: Session) -> None:
-        rises = self._measured(session)
+        rises = self.rises(session)
         if self._path == "greedy":
             ask(session, {"": _narrowing(session, rises)})
             return
         by_site = {c.sites[0]: rise for c, rise in zip(session.space.choices, rises, strict=True)}
         ask(session, {"": points(session, by_site, session.budget_left or _MOST)})
 
-    def _measured(self, session: Session) -> list[NDArray[np.float64]]:
+    def rises(self, session: Session) -> list[NDArray[np.float64]]:
         """Rise of the loss [options] per choice against all widest; of an option that failed, far above any other."""
         space, goal = session.space, _quality(session)
         widest = _widest(space)
