@@ -185,6 +185,7 @@ def _show(result: RunResult, as_json: bool) -> None:
     view, screen = View.of(result), console()
     screen.print(front_table(view, view.shown()))
     failed = f", {result.failed} failed" if result.failed else ""
+    failed += f", {result.raced} ended early" if result.raced else ""
     screen.print(
         f"\n{len(view.front)} on the front, hypervolume {result.hypervolume:.4f}, "
         f"{len(result.evaluations)} evaluations{failed}, {result.seconds:.1f} s"

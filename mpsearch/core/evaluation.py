@@ -53,6 +53,11 @@ class Evaluation:
         return self.assignment.key
 
     @property
+    def is_full(self) -> bool:
+        """Whether it measured all of the split: it did not fail, and no batch was left out."""
+        return self.failure is None and self.fidelity == 1.0
+
+    @property
     def identity(self) -> Identity:
         """Two evaluations of the same identity are the same measurement."""
         return (self.variant, self.key, self.recipe, self.split, self.fidelity)

@@ -64,9 +64,12 @@ class Scale:
 
     @classmethod
     def of(cls, evaluations: Iterable[Evaluation], controls: Iterable[Evaluation], goals: Sequence[Goal]) -> Scale:
-        """Ideal over all `evaluations`, worst over the `controls` (float and uniform); failed ones are ignored."""
-        good = np.array([[g.loss(e.measures) for g in goals] for e in evaluations if e.failure is None])
-        bad = np.array([[g.loss(e.measures) for g in goals] for e in controls if e.failure is None])
+        """Ideal over all `evaluations`, worst over the `controls` (float and uniform).
+
+        Failed ones are ignored, and those that saw a part of the data only.
+        """
+        good = np.array([[g.loss(e.measures) for g in goals] for e in evaluations if e.is_full])
+        bad = np.array([[g.loss(e.measures) for g in goals] for e in controls if e.is_full])
         if good.size == 0 or bad.size == 0:
             raise ValueError("a scale needs at least one evaluation and one control that did not fail.")
         return cls(tuple(goals), tuple(map(float, good.min(axis=0))), tuple(map(float, bad.max(axis=0))))
@@ -114,12 +117,13 @@ class Front:
         goals: Sequence[Goal],
         baseline: Mapping[str, float] | None = None,
     ) -> Front:
-        """The front of `evaluations`; failed ones are ignored. `baseline` holds the float model's measures.
+        """The front of `evaluations`. `baseline` holds the float model's measures.
 
+        Failed ones are ignored, and those that saw a part of the data only.
         The result does not depend on the order of `evaluations`.
         """
         base = baseline or {}
-        done = sorted((e for e in evaluations if e.failure is None), key=lambda e: (len(e.assignment), e.key))
+        done = sorted((e for e in evaluations if e.is_full), key=lambda e: (len(e.assignment), e.key))
         missed = [_miss(e, goals, base) for e in done]
         feasible = [e for e, miss in zip(done, missed, strict=True) if miss == 0.0]
         if feasible:

@@ -94,7 +94,7 @@ def _curve(result: RunResult, scale: Scale) -> tuple[tuple[int, float], ...]:
     members: tuple[str, ...] = ()
     front, points = Front(tuple(goals), ()), []
     for n, e in enumerate(result.evaluations, 1):
-        if e.failure is not None:
+        if not e.is_full:
             continue
         front = Front.of([*front.members, e], goals, base)  # a front of a front and a point is the front of all
         keys = tuple(m.key for m in front.members)

@@ -8,7 +8,7 @@ but patience.
 
 Sources: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", J. R. Stat. Soc. B 86(1),
 2024; without replacement: "Confidence sequences for sampling without replacement", NeurIPS 2020, and Stark, "ALPHA:
-audit that learns from previously hand-audited ballots", Ann. Appl. Stat. 17(1), 2023, for values without an upper bound.
+audit that learns from previously hand-audited ballots", Ann. Appl. Stat. 17(1), 2023 (values without an upper bound).
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def log_evidence(drawn: Numbers, mean: float, population: int) -> float:
     total = population * mean
     if float(drawn.sum()) > total + 1e-9 * max(1.0, abs(total)):
         return math.inf
-    gain = drawn / np.maximum(expected, np.finfo(float).tiny) - 1.0
+    least = 1e-9 * mean + np.finfo(float).tiny  # what is left of the total may be nothing but rounding
+    gain = drawn / np.maximum(expected, least) - 1.0
     capital = np.log1p(STAKES[:, None] * gain).cumsum(axis=1)
     together = np.logaddexp.reduce(capital, axis=0) - math.log(len(STAKES))
     return max(0.0, float(together.max(initial=0.0)))

@@ -41,6 +41,11 @@ class Folder:
         return self.path / "weights.safetensors"
 
     @property
+    def scores(self) -> Path:
+        """Folder of the scores of single samples that a race compares with; they can be made again."""
+        return self.path / "scores"
+
+    @property
     def sites(self) -> Path:
         """Name, role, shape and choice of every site."""
         return self.path / "sites.json"
@@ -133,7 +138,12 @@ def front_document(result: RunResult) -> dict[str, Any]:
         "picks": {"knee": front.knee().key} if front.members else {},
         "hypervolume": result.hypervolume,
         "reference": result.scale.reference if result.scale else {},
-        "evaluations": {"distinct": len(result.evaluations), "hits": result.hits, "failed": result.failed},
+        "evaluations": {
+            "distinct": len(result.evaluations),
+            "hits": result.hits,
+            "failed": result.failed,
+            "raced": result.raced,
+        },
         "forward_equivalents": result.forward_equivalents,
         "seconds": round(result.seconds, 3),
         "driver": result.spec.driver.use,

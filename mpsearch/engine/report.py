@@ -78,10 +78,12 @@ def _question(view: View) -> list[str]:
         for g in view.goals
     ]
     choices = len(view.sites.choices)
+    raced = f", {result.raced} ended early" if result.raced else ""
     return [
         f"Which precision at each of {choices} choices gives the {' and the '.join(goals)}? "
         f"Asked with driver `{result.spec.driver.use}`, seed {result.spec.seed}; "
-        f"{len(result.evaluations)} evaluations ({result.failed} failed, {result.hits} answered from the ledger), "
+        f"{len(result.evaluations)} evaluations "
+        f"({result.failed} failed{raced}, {result.hits} answered from the ledger), "
         f"{result.forward_equivalents:.1f} float forwards of work, {result.seconds:.0f} s. "
         f"Status: **{result.status}**.",
         "",
@@ -226,6 +228,13 @@ def _confidence(view: View) -> Iterator[str]:
     samples = max((e.n for e in result.evaluations if e.failure is None), default=0)
     if samples:
         yield f"* Validation scores rest on {samples} samples."
+    if result.raced:
+        yield (
+            f"* Racing ended {result.raced} of {len(result.evaluations)} evaluations early, and so saved "
+            f"{result.saved:.0%} of the batches: each is, with a confidence of {result.spec.racing.confidence:g}, "
+            "beaten by a member of the front of that time, or misses a limit. No picture shows them; what is shown "
+            "was scored on all samples."
+        )
     for p in view.front if view.baseline and quality.name in view.baseline[0].evaluation.stderr else []:
         base = view.baseline[0]
         error = hypot(p.evaluation.stderr.get(quality.name, 0.0), base.evaluation.stderr[quality.name])

@@ -55,3 +55,13 @@ class RunResult:
     def failed(self) -> int:
         """Evaluations that have a failure instead of measures."""
         return sum(e.failure is not None for e in self.evaluations)
+
+    @property
+    def raced(self) -> int:
+        """Evaluations that racing ended before they saw all data."""
+        return sum(e.fidelity < 1 for e in self.evaluations)
+
+    @property
+    def saved(self) -> float:
+        """Share of the batches of all evaluations that racing saved."""
+        return sum(1 - e.fidelity for e in self.evaluations) / len(self.evaluations)

@@ -28,6 +28,7 @@ from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
 from mpsearch.engine.load import assemble
 from mpsearch.engine.progress import LiveProgress, RunLog
+from mpsearch.engine.racing import Racing
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.engine.stop import Stop
@@ -74,11 +75,12 @@ def run(
         problem = (build or _build_model)(spec, None)
         _start_assignments(problem.space, spec.start)
         refuse_unreachable(problem, [goal.goal() for goal in spec.goals])
+        racing = _racing(spec, problem, files)
         if problem.keeps_weights:
             files.write(files.weights, problem.save_weights)
         files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))
         spec = save_spec(_resolve(spec, problem), files.path)
-        return _sit(files, spec, problem, stop or Stop(), show_progress, bare)
+        return _sit(files, spec, problem, racing, stop or Stop(), show_progress, bare)
 
 
 def resume(
@@ -103,10 +105,18 @@ def resume(
                 f"{files.path}: the float weights are not those of the run (fingerprint {problem.fingerprint[:12]}, "
                 f"recorded {recorded[:12]}); bring the weights back, or start a new run."
             )
-        return _sit(files, spec, problem, stop or Stop(), show_progress, bare)
+        return _sit(files, spec, problem, _racing(spec, problem, files), stop or Stop(), show_progress, bare)
 
 
-def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress: bool, bare: bool) -> RunResult:
+def _sit(
+    files: Folder,
+    spec: Spec,
+    problem: Problem,
+    racing: Racing | None,
+    stop: Stop,
+    show_progress: bool,
+    bare: bool,
+) -> RunResult:
     """One sitting: from opening the ledger to the files."""
     began_s = time.monotonic()
     goals = tuple(goal.goal() for goal in spec.goals)
@@ -160,6 +170,7 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
                 budget=spec.driver.budget,
                 deadline_s=None if time_s is None else began_s + max(0.0, time_s - earlier_s),
                 noisy=spec.objective.noisy,
+                racing=racing,
                 stop=stop,
                 observe=observe,
             )
@@ -180,6 +191,13 @@ def _sit(files: Folder, spec: Spec, problem: Problem, stop: Stop, show_progress:
         if not len(ledger):
             raise BadInput(f"{files.path}: stopped before the float baseline was evaluated; resume it to go on.")
         return conclude(result(complete=stop.signum is None))
+
+
+def _racing(spec: Spec, problem: Problem, files: Folder) -> Racing | None:
+    if not spec.racing.enabled:
+        return None
+    goals = [goal.goal() for goal in spec.goals]
+    return Racing(problem, goals, spec.racing.confidence, spec.seed, files)
 
 
 def _search(session: LedgerSession, spec: Spec, space: Space) -> None:

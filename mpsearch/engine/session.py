@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from numbers import Integral
 
@@ -13,6 +13,7 @@ from mpsearch.core.errors import BadInput, ObjectiveFailed, nearest
 from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.goal import Goal
 from mpsearch.drivers.base import SearchOver, Session
+from mpsearch.engine.racing import Racing
 from mpsearch.engine.stop import Stop
 from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.base import Problem
@@ -38,6 +39,7 @@ class LedgerSession(Session):
         budget: distinct evaluations, controls included; None if only time limits the run.
         deadline_s: of the monotonic clock; None if only the budget limits the run.
         noisy: whether the objective may differ between two evaluations of the same assignment.
+        racing: ends evaluations early; None for all on all data.
         stop: checked between evaluations.
         observe: called with each validation evaluation, replayed ones too.
     """
@@ -52,13 +54,14 @@ class LedgerSession(Session):
         budget: int | None = None,
         deadline_s: float | None = None,
         noisy: bool = False,
+        racing: Racing | None = None,
         stop: Stop | None = None,
         observe: Callable[[Evaluation], object] = lambda evaluation: None,
     ) -> None:
         self.problem, self.space, self.goals, self.seed = problem, problem.space, tuple(goals), seed
         self.hits = 0
         self._ledger, self._budget, self._deadline_s = ledger, budget, deadline_s
-        self._noisy, self._stop, self._observe = noisy, stop or Stop(), observe
+        self._noisy, self._racing, self._stop, self._observe = noisy, racing, stop or Stop(), observe
         self._known: dict[Assignment, Evaluation] = {}
         self._asked_by = "baseline"
         self._lines = sum(e.split == "validation" for e in ledger.evaluations)
@@ -67,7 +70,7 @@ class LedgerSession(Session):
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
-        return tuple(self._known.values())
+        return tuple(e for e in self._known.values() if e.fidelity == 1)
 
     @property
     def budget_left(self) -> int | None:
@@ -88,7 +91,7 @@ class LedgerSession(Session):
         return [self._known[a] for a in assignments]
 
     def evaluate_controls(self, start: Sequence[Assignment] = ()) -> None:
-        """The float baseline, the uniform controls, then `start`.
+        """The float baseline, the uniform controls, then `start`: all on all data.
 
         Raises `ObjectiveFailed` if the baseline fails or does not repeat itself, `BadInput` if it lacks a goal.
         """
@@ -106,6 +109,8 @@ class LedgerSession(Session):
         unknown = [a for a in dict.fromkeys(start) if a not in self._known]
         if unknown:
             self.evaluate(unknown)
+        if self._racing is not None:
+            self._racing.begin(*self._known.values())
 
     def search_as(self, asked_by: str) -> None:
         """Who asks from now on, for the ledger."""
@@ -148,7 +153,7 @@ class LedgerSession(Session):
         return first
 
     def _measure_float(self) -> Evaluation:
-        done = next(iter(self.problem.evaluate([FLOAT])))
+        done = next(self._evaluate([FLOAT]))
         if done.failure is not None:
             raise ObjectiveFailed(f"the float baseline failed: {done.failure.message}")
         return replace(done, asked_by="baseline")
@@ -156,7 +161,7 @@ class LedgerSession(Session):
     def _record(self, assignments: Sequence[Assignment], asked_by: str) -> None:
         """Answer each from the ledger, else evaluate and append it before the next is begun."""
         missing = [a for a in assignments if self._recorded(a) is None]
-        results = self.problem.evaluate(missing)
+        results = self._evaluate(missing)
         for assignment in assignments:
             done = self._recorded(assignment)
             new = done is None
@@ -165,6 +170,8 @@ class LedgerSession(Session):
                 done = self._checked(replace(next(results), asked_by=asked_by))
                 self._append(done)
             self._known[assignment] = done
+            if self._racing is not None:
+                self._racing.saw(done)
             self._observe(done)
             self._failures_in_a_row = self._failures_in_a_row + 1 if done.failure else 0
             if new and done.failure and self._failures_in_a_row >= _FAILURES_IN_A_ROW:
@@ -172,12 +179,21 @@ class LedgerSession(Session):
                     f"{self._failures_in_a_row} evaluations in a row failed, the last with: {done.failure.message}"
                 )
 
+    def _evaluate(self, assignments: Sequence[Assignment]) -> Iterator[Evaluation]:
+        if self._racing is not None:
+            return self._racing.evaluate(assignments)
+        return iter(self.problem.evaluate(assignments))
+
     def _append(self, done: Evaluation) -> None:
+        if self._racing is not None:
+            self._racing.keep(done)
         self._ledger.append(done)
         self._lines += 1
 
     def _recorded(self, assignment: Assignment, split: str = "validation") -> Evaluation | None:
-        return self._ledger.get(Evaluation(assignment, split=split).identity)
+        shares = self._racing.fidelities if self._racing is not None and split == "validation" else (1.0,)
+        found = (self._ledger.get(Evaluation(assignment, split=split, fidelity=share).identity) for share in shares)
+        return next((done for done in found if done is not None), None)
 
     def _checked(self, done: Evaluation) -> Evaluation:
         """`done` with plain numbers, or as a failure if a measure is not finite or a goal is missing."""

@@ -40,10 +40,11 @@ def evaluations_table(view: View) -> Table:
     """Every evaluation of the ledger, in its order, failed ones included, with the bits of every choice."""
     records = []
     for order, e in enumerate(view.result.evaluations, 1):
-        point = view.by_key.get(e.key) if e.failure is None else None
+        point = view.by_key.get(e.key) if e.is_full else None
         head: dict[str, Cell] = {"evaluation": order, "key": e.key, "asked_by": e.asked_by}
         head |= {"kind": point.kind if point else None, "on_front": bool(point and point.on_front)}
         head |= {"failure": f"{e.failure.kind}: {e.failure.message}" if e.failure else None}
+        head |= {"fidelity": e.fidelity}
         head |= {**e.measures, **{f"{name}_stderr": v for name, v in e.stderr.items()}, "seconds": e.seconds}
         head |= {f"bits.{name}": e.assignment.at(site.name).bits for name, site in view.sites.choices.items()}
         records.append(head)

@@ -95,7 +95,8 @@ def search_run(view: View, live: bool) -> Content:
     dump = result.spec.model_dump(mode="json", by_alias=True, exclude={"resolved"})
     params = {_allowed(name): str(value)[:500] for name, value in _flat(dump)}
     metrics = {
-        "evaluations": len(result.evaluations), "evaluations_failed": result.failed, "ledger_hits": result.hits,
+        "evaluations": len(result.evaluations), "evaluations_failed": result.failed,
+        "evaluations_raced": result.raced, "ledger_hits": result.hits,
         "front_size": len(result.front.members), "hypervolume": result.hypervolume, "search_seconds": result.seconds,
         "forward_equivalents": result.forward_equivalents,
     }  # fmt: skip

@@ -121,7 +121,7 @@ class View:
 
     @classmethod
     def of(cls, result: RunResult) -> View:
-        """Every evaluation that did not fail becomes one point, in ledger order."""
+        """Every evaluation that measured all data becomes one point, in ledger order."""
         sites = Sites.of(result)
         members = {e.key for e in result.front.members}
         knee = result.front.knee().key if result.front.members else None
@@ -135,7 +135,7 @@ class View:
             test = test if test is not None and test.failure is None else None
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)
 
-        good = {e.key: (order, e) for order, e in enumerate(result.evaluations, 1) if e.failure is None}
+        good = {e.key: (order, e) for order, e in enumerate(result.evaluations, 1) if e.is_full}
         return cls(result, sites, tuple(point(order, e) for order, e in good.values()))
 
     @cached_property

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
@@ -13,6 +16,11 @@ from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.terms import Cost
 from mpsearch.problem.probe import Probe
+
+Scores = Mapping[str, NDArray[np.float64]]
+"""One score per sample [n], by measure; of those measures alone that are means over samples."""
+GoesOn = Callable[[Assignment, Scores], bool]
+"""Whether an assignment that has scored so far is worth another stage."""
 
 
 class Problem(ABC):
@@ -27,6 +35,8 @@ class Problem(ABC):
     """What this way of running the model cannot do, one sentence each; said at the start and in the report."""
     threads: int = 1
     """How many threads of the CPU score it; a run keeps their number, because it decides how sums are rounded."""
+    batch_sizes: Sequence[int] = ()
+    """Samples of each batch of the validation split; empty where it cannot be scored in parts."""
     keeps_weights: bool = False
     """Whether the float weights are kept with the run, because training them again might give others."""
 
@@ -69,3 +79,18 @@ class Problem(ABC):
         raises or gives NaN yields an evaluation with a `failure`. Assignments that share a prefix of the space's
         choices are cheapest next to each other.
         """
+
+    def race(
+        self, assignments: Sequence[Assignment], stages: Sequence[Sequence[int]], goes_on: GoesOn
+    ) -> Iterator[Evaluation]:
+        """Score each on the validation batches of the first stage, then those that `goes_on` on the next, and so on.
+
+        An assignment that goes through all stages, which name each batch once, scores bit for bit as in `evaluate`;
+        another has what the batches it saw measure, and a fidelity below 1. Yields in the given order.
+
+        Args:
+            stages: numbers of batches.
+            goes_on: asked after every stage with all scores so far, in the order of the stages; after the last one
+                too, where the answer has no effect. It is not asked about an assignment that failed.
+        """
+        raise NotImplementedError(f"{type(self).__name__} scores no part of the data ({len(stages)} stages).")

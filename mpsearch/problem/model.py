@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -23,7 +26,7 @@ from mpsearch.cost.memory import Memory
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import GraphRunner, Runner
-from mpsearch.problem.base import Problem
+from mpsearch.problem.base import GoesOn, Problem
 from mpsearch.problem.model_probe import ModelProbe
 from mpsearch.problem.objective import Batch, Objective
 
@@ -70,6 +73,7 @@ class ModelProblem(Problem):
         self.keeps_weights = objective.trains
         self.fingerprint = fingerprint(weights)
         self._batches = {split: list(found) for split, found in batches.items()}
+        self.batch_sizes = tuple(batch.n for batch in self._batches.get("validation", ()))
         self._weights = dict(weights)
         self._chunk = 1
         self._probe: ModelProbe | None = None
@@ -101,45 +105,85 @@ class ModelProblem(Problem):
         return self._probe
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
+        def stages() -> list[Sequence[int]]:
+            return [self.runner.order(split, len(self._batches[split]))]
+
+        return self._evaluate(assignments, split, stages, None)
+
+    def race(
+        self, assignments: Sequence[Assignment], stages: Sequence[Sequence[int]], goes_on: GoesOn
+    ) -> Iterator[Evaluation]:
+        return self._evaluate(assignments, "validation", lambda: stages, goes_on)
+
+    def _evaluate(
+        self,
+        assignments: Sequence[Assignment],
+        split: str,
+        stages: Callable[[], Sequence[Sequence[int]]],
+        goes_on: GoesOn | None,
+    ) -> Iterator[Evaluation]:
         batches = self._batches[split]
         todo = iter(assignments)
         # with one batch every assignment is finished before the next is begun; with several, a chunk of them goes
         # through batch by batch, so that the cache holds the values of one batch at a time
         while now := list(islice(todo, 1 if len(batches) == 1 else self._chunk)):
             began = time.perf_counter()
-            outputs = self._outputs(now, split, len(batches))
+            attempts = [_Attempt(assignment) for assignment in now]
+            running = attempts
+            for stage in stages():
+                self._run(running, split, stage)
+                if goes_on is not None:
+                    running = [a for a in running if a.error is None and goes_on(a.assignment, self._scores(a, split))]
             share = (time.perf_counter() - began) / len(now)
             if len(batches) > 1:
-                held = max(1, nbytes(outputs[0]))
+                held = max(1, nbytes(list(attempts[0].outputs.values())))
                 self._chunk = max(1, min(64, round(CHUNK_SECONDS / max(share, 1e-9)), CHUNK_BYTES // held))
-            for assignment, output in zip(now, outputs, strict=True):
-                yield self._score(assignment, output, batches, split, share)
+            for attempt in attempts:
+                yield self._score(attempt, split, share)
 
-    def _outputs(self, assignments: Sequence[Assignment], split: str, n: int) -> list[list[Any] | Exception]:
-        outputs: list[Any] = [[] for _ in assignments]
-        for batch in self.runner.order(split, n):
-            for i, assignment in enumerate(assignments):
-                if isinstance(outputs[i], Exception):
+    def _run(self, attempts: Sequence[_Attempt], split: str, order: Sequence[int]) -> None:
+        for batch in order:
+            for attempt in attempts:
+                if attempt.error is not None:
                     continue
                 try:
-                    outputs[i].append((batch, self.runner.run(assignment, split, batch)))
+                    attempt.outputs[batch] = self.runner.run(attempt.assignment, split, batch)
                 except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-                    outputs[i] = error
-        return [o if isinstance(o, Exception) else [v for _, v in sorted(o, key=lambda p: p[0])] for o in outputs]
+                    attempt.error = error
 
-    def _score(
-        self, assignment: Assignment, outputs: Any, batches: Sequence[Batch], split: str, seconds: float
-    ) -> Evaluation:
+    def _scores(self, attempt: _Attempt, split: str) -> dict[str, NDArray[np.float64]]:
+        """Of the batches that `attempt` ran, in that order; empty where the metric cannot score batches one by one."""
+        parts: dict[str, list[NDArray[np.float64]]] = {}
+        for number, output in attempt.outputs.items():
+            batch = self._batches[split][number]
+            if number not in attempt.scores:
+                try:
+                    found = self.objective.metric([output], [batch.target])
+                    attempt.scores[number] = {
+                        name: score.double().cpu().numpy()
+                        for name, score in found.items()
+                        if isinstance(score, Tensor) and score.shape == (batch.n,)
+                    }
+                except Exception:  # it may need all batches at once, or fail on all of them: `_score` tells
+                    attempt.scores[number] = {}
+            for name, values in attempt.scores[number].items():
+                parts.setdefault(name, []).append(values)
+        return {name: np.concatenate(v) for name, v in parts.items() if len(v) == len(attempt.outputs)}
+
+    def _score(self, attempt: _Attempt, split: str, seconds: float) -> Evaluation:
         began = time.perf_counter()
-        n = sum(batch.n for batch in batches)
+        batches = self._batches[split]
+        assignment = attempt.assignment
+        seen = range(len(batches)) if attempt.error is not None else sorted(attempt.outputs)
+        n = sum(batches[i].n for i in seen)
         measures: dict[str, float] = {}
         stderr: dict[str, float] = {}
         failure = None
         try:
-            if isinstance(outputs, Exception):
-                raise outputs
+            if attempt.error is not None:
+                raise attempt.error
             measures.update(self.costs(assignment))
-            scores = self.objective.metric(outputs, [b.target for b in batches])
+            scores = self.objective.metric([attempt.outputs[i] for i in seen], [batches[i].target for i in seen])
             if not isinstance(scores, Mapping):
                 raise TypeError(f"metric gave {scores!r:.40}; it gives a dict of numbers or tensors by name")
             for name, score in scores.items():
@@ -156,7 +200,18 @@ class ModelProblem(Problem):
         if failure is not None:
             measures, stderr = {}, {}
         seconds += time.perf_counter() - began
-        return Evaluation(assignment, measures, stderr, split, 1.0, n, seconds=seconds, failure=failure)
+        share = len(seen) / len(batches)
+        return Evaluation(assignment, measures, stderr, split, share, n, seconds=seconds, failure=failure)
+
+
+@dataclass
+class _Attempt:
+    """An assignment on its way through the batches: outputs and scores by number of the batch, as they were run."""
+
+    assignment: Assignment
+    outputs: dict[int, Any] = field(default_factory=dict)
+    scores: dict[int, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
+    error: Exception | None = None
 
 
 def _mean(score: float | Tensor) -> tuple[float, float | None]:

@@ -19,6 +19,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictBool,
+    StrictFloat,
     StrictInt,
     StrictStr,
     model_validator,
@@ -174,6 +175,16 @@ class DriverSpec(Part):
         return None if self.time is None else parse_time_s(self.time)
 
 
+class RacingSpec(Part):
+    enabled: StrictBool = Field(
+        default=False,
+        description="Whether an evaluation ends early once the front surely beats it; needs scores of single samples.",
+    )
+    confidence: Annotated[StrictFloat, Field(gt=0.5, lt=1)] = Field(
+        default=0.95, description="That an assignment ended early would not have joined the front."
+    )
+
+
 class QuantizationSpec(Part):
     bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
 
@@ -231,6 +242,7 @@ class Spec(Part):
     )
     goals: Annotated[tuple[GoalSpec, ...], Field(min_length=1)] = Field(description="The axes of the front.")
     driver: DriverSpec = Field(default_factory=lambda: DriverSpec.model_validate({}))
+    racing: RacingSpec = RacingSpec()
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     quantization: QuantizationSpec = QuantizationSpec()
     engine: EngineSpec = EngineSpec()
@@ -243,6 +255,12 @@ class Spec(Part):
     @model_validator(mode="after")
     def _distinct_goals(self) -> Spec:
         _distinct(tuple(goal.name for goal in self.goals))
+        return self
+
+    @model_validator(mode="after")
+    def _races_what_repeats(self) -> Spec:
+        if self.racing.enabled and self.objective.noisy:
+            raise ValueError("racing compares scores sample by sample, and objective.noisy says they do not repeat")
         return self
 
     @property

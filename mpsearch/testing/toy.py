@@ -14,13 +14,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role, Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.cost.terms import Cost, Terms
-from mpsearch.problem.base import Problem
+from mpsearch.problem.base import GoesOn, Problem
 from mpsearch.spec.schema import Spec
 
 SENSITIVITY = (2.4, 0.5, 0.3, 1.6)
@@ -37,6 +39,7 @@ class Toy(Problem):
         options: formats of each choice.
         fail_every: assignments whose digest is a multiple of this fail (about one in so many); 0 for none.
         slow_s: seconds each evaluation takes.
+        batches: of 100 samples each, scored 0 or 1, so that evaluations can be raced; with 1 the accuracy is smooth.
         drift: added to the accuracy at each evaluation, an objective that does not repeat itself.
         watch: called with each assignment and its split as its evaluation begins.
     """
@@ -47,6 +50,7 @@ class Toy(Problem):
         options: Sequence[Format] = OPTIONS,
         fail_every: int = 0,
         slow_s: float = 0.0,
+        batches: int = 1,
         drift: float = 0.0,
         watch: Callable[[Assignment, str], None] = lambda assignment, split: None,
     ) -> None:
@@ -54,12 +58,15 @@ class Toy(Problem):
         self.space = Space(tuple(Choice(name, (name,), tuple(options)) for name in names))
         self.sites = tuple(Site(n, Role.WEIGHT, (size,)) for n, size in zip(names, SIZE, strict=False))
         self.fingerprint = hashlib.sha256(repr((SENSITIVITY, SIZE, LATENCY_MS, layers)).encode()).hexdigest()
+        self.batch_sizes = (100,) * batches
+        self._hardness = (np.random.default_rng(0).permutation(100 * batches) + 0.5) / (100 * batches)
+        self._work = 0.0
         self._fail_every, self._slow_s, self._drift, self._watch = fail_every, slow_s, drift, watch
         self._count = 0
 
     @property
     def forwards(self) -> float:
-        return float(self._count)
+        return self._work
 
     def costs(self, assignment: Assignment) -> dict[str, float]:
         bits = self._bits(assignment)
@@ -77,23 +84,43 @@ class Toy(Problem):
         return Cost((Terms.of(rows, missing),), per=8 if name == "memory_bytes" else 8000)
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
-        for assignment in assignments:
-            began = time.perf_counter()
-            self._count += 1
-            self._watch(assignment, split)
-            time.sleep(self._slow_s)
-            if self._fail_every and assignment and int(assignment.key, 16) % self._fail_every == 0:
-                yield Evaluation(assignment, split=split, n=100, failure=Failure("error", "the toy fails here"))
-                continue
-            accuracy = self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
-            yield Evaluation(
-                assignment,
-                measures={"accuracy": accuracy, **self.costs(assignment)},
-                stderr={"accuracy": 0.01},
-                split=split,
-                n=100,
-                seconds=time.perf_counter() - began,
-            )
+        whole = [range(len(self.batch_sizes))]
+        return (self._score(assignment, split, whole, lambda *_: True) for assignment in assignments)
+
+    def race(
+        self, assignments: Sequence[Assignment], stages: Sequence[Sequence[int]], goes_on: GoesOn
+    ) -> Iterator[Evaluation]:
+        return (self._score(assignment, "validation", stages, goes_on) for assignment in assignments)
+
+    def _score(
+        self, assignment: Assignment, split: str, stages: Sequence[Sequence[int]], goes_on: GoesOn
+    ) -> Evaluation:
+        began = time.perf_counter()
+        self._count += 1
+        self._watch(assignment, split)
+        time.sleep(self._slow_s)
+        size, total = 100, len(self.batch_sizes)
+        if self._fail_every and assignment and int(assignment.key, 16) % self._fail_every == 0:
+            return Evaluation(assignment, split=split, n=size * total, failure=Failure("error", "the toy fails here"))
+        accuracy = self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
+        solved = (self._hardness < accuracy).astype(float).reshape(total, size)
+        seen: list[int] = []
+        for stage in stages:
+            seen += stage
+            if not goes_on(assignment, {"accuracy": np.concatenate([solved[i] for i in seen])}):
+                break
+        self._work += len(seen) / total
+        if total > 1:
+            accuracy = float(solved[sorted(seen)].mean())
+        return Evaluation(
+            assignment,
+            measures={"accuracy": accuracy, **self.costs(assignment)},
+            stderr={"accuracy": 0.01},
+            split=split,
+            fidelity=len(seen) / total,
+            n=size * len(seen),
+            seconds=time.perf_counter() - began,
+        )
 
     def _accuracy(self, assignment: Assignment) -> float:
         loss = [s / 4**b for s, b in zip(SENSITIVITY, self._bits(assignment), strict=True)]

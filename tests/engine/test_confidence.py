@@ -1,6 +1,7 @@
 """How often evidence is false when looked at all the time, and how soon it is found where there is some."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_evidence_grows_with_looking_and_shrinks_with_the_claim(drawn, mean, mor
     drawn, population = np.array(drawn), len(drawn) + more
     parts = [log_evidence(drawn[:n], mean, population) for n in range(len(drawn) + 1)]
     assert parts[0] == 0.0
-    assert all(a <= b for a, b in zip(parts, parts[1:], strict=False))
+    assert all(a <= b for a, b in pairwise(parts))
 
 
 def test_a_whole_population_that_has_the_mean_is_no_evidence():

@@ -45,7 +45,7 @@ def test_files_tell_what_the_result_says(tmp_path):
     ]
     assert (document["schema"], document["status"]) == ("mpsearch.front/1", "complete")
     assert document["goals"][0] == {"name": "accuracy", "direction": "max", "limit": None}
-    assert document["evaluations"] == {"distinct": 40, "hits": result.hits, "failed": result.failed}
+    assert document["evaluations"] == {"distinct": 40, "hits": result.hits, "failed": result.failed, "raced": 0}
     assert 0 < document["hypervolume"] < 1
     assert document["forward_equivalents"] == 41 + len({*result.test})
     assert document["baseline"]["assignment"] == {}
