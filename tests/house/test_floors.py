@@ -16,7 +16,7 @@ FLOOR = {
 }  # fmt: skip
 OUTSIDE = {
     "core": {"numpy"},
-    "cost": {"numpy"},
+    "cost": {"numpy", "scipy"},
     "spec": {"pydantic", "pydantic_core", "yaml"},
     "ledger": {"numpy"},
 }
