@@ -61,6 +61,10 @@ class Proxy(Driver):
         del session
         return weighed(importance, harm)
 
+    def points(self, session: Session, scores: Scores, most: int) -> list[Assignment]:
+        """At most so many assignments that are best by `scores`, the most telling first."""
+        return points(session, scores, most)
+
     def check(self, session: Session) -> None:
         cost_goals(session)
 
@@ -75,7 +79,7 @@ class Proxy(Driver):
         arms = {"": [self.scores(session, importance, harm)]} | controls(importance, harm, session.seed)
         most = _MOST if session.budget_left is None else session.budget_left
         queues = {
-            label: _alternate([points(session, scores, -(-most // len(draws))) for scores in draws])
+            label: _alternate([self.points(session, scores, -(-most // len(draws))) for scores in draws])
             for label, draws in arms.items()
         }
         ask(session, queues)

@@ -13,6 +13,7 @@ from torch import Tensor
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.space import Space
+from mpsearch.graph.features import Features, Rows, Where, features
 from mpsearch.graph.gradients import block_traces, differentiable, leaves, replay, signs, squared_gradients
 from mpsearch.graph.runner import GraphRunner
 from mpsearch.problem.objective import Batch, Objective
@@ -119,27 +120,45 @@ class ModelProbe(Probe):
         return {n: totals[s] / elements[s] for s, n in names.items()}, {n: errors[s] for s, n in names.items()}
 
     def squared_errors(self) -> Mapping[str, Floats]:
-        return self._squared_errors
+        return self._sums[0]
+
+    def relative_errors(self) -> Mapping[str, Floats]:
+        errors, squares = self._sums
+        return {site: found / (squares[site] or 1.0) for site, found in errors.items()}
 
     @cached_property
-    def _squared_errors(self) -> dict[str, Floats]:
+    def _sums(self) -> tuple[dict[str, Floats], dict[str, float]]:
+        """Squared errors, and squares."""
         variables = leaves(self._program)
-        found = {site: np.zeros(len(options)) for site, options in self._options.items()}
+        errors = {site: np.zeros(len(options)) for site, options in self._options.items()}
+        squares = dict.fromkeys(self._options, 0.0)
+
+        def add(site: int, value: Tensor) -> None:
+            errors[site] += self._errors(site, value)
+            squares[site] += float(value.square().sum(dtype=torch.float64))
+
         for site in self._parameters:
-            found[site] += self._errors(site, variables[site].detach())
+            add(site, variables[site].detach())
         for i in range(len(self._batches) if self._values else 0):
             with torch.no_grad():
                 _, values = replay(self._program, self._inputs(i), variables)
             for site in self._values:
-                found[site] += self._errors(site, self._runner.cut(values[site], "calibration", i))
-        return {self._program.sites[site].name: errors for site, errors in found.items()}
+                add(site, self._runner.cut(values[site], "calibration", i))
+        names = {site: self._program.sites[site].name for site in self._options}
+        return {n: errors[s] for s, n in names.items()}, {n: squares[s] for s, n in names.items()}
+
+    def features(self, sites: Sequence[str], limits: Mapping[Rows, int], seed: int, where: Where | None) -> Features:
+        streams = self._runner.streams["calibration"]
+        firsts = [next(x for x in s.batches[0] if isinstance(x, Tensor) and x.ndim) for s in streams]
+        lengths = [len(self._runner.cut(first, "calibration", i)) for i, first in enumerate(firsts)]
+        return features(self._runner.interpreter, streams, lengths, sites, limits, seed, where)
 
     def _errors(self, site: int, value: Tensor, weight: Tensor | None = None) -> Floats:
         """Sum of squared errors [options] of `value` on the grids of `site`, elements weighed by `weight`."""
         errors = []
         for fmt in self._options[site]:
             square = 0 * value if fmt == FP32 else (self._grids.grid(site, fmt).round_trip(value) - value).square()
-            errors.append(float((square if weight is None else square * weight).sum(dtype=torch.float64)))
+            errors.append((square if weight is None else square * weight).sum(dtype=torch.float64).item())
         return np.array(errors)
 
     def _inputs(self, batch: int) -> Sequence[object]:

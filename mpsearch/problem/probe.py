@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mpsearch.graph.features import Features, Rows, Where
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,14 @@ class Probe(ABC):
 
         Of an activation value, the sum over all calibration samples.
         """
+
+    @abstractmethod
+    def relative_errors(self) -> Mapping[str, NDArray[np.float64]]:
+        """||Q(x) - x||^2 / ||x||^2 [options] at every site; 0 where everything is zero."""
+
+    @abstractmethod
+    def features(self, sites: Sequence[str], limits: Mapping[Rows, int], seed: int, where: Where | None) -> Features:
+        """What the float layers of `sites` make of rows of the calibration split, see `graph/features.py`."""
 
     @abstractmethod
     def fisher_errors(self) -> Mapping[str, NDArray[np.float64]]:

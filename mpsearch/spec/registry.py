@@ -17,6 +17,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "fisher": "mpsearch.drivers.fisher:Fisher",
         "hessian": "mpsearch.drivers.hessian:Hessian",
+        "ompq": "mpsearch.drivers.ompq:Ompq",
         "optuna": "mpsearch.drivers.optuna:Optuna",
         "random": "mpsearch.drivers.random:Random",
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
