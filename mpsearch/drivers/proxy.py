@@ -37,7 +37,7 @@ DRAWS = 4
 """Random importances that share the points of the random control."""
 TINY = 1e-30
 _ROUND = 8
-_MOST = 256
+_MOST, _WHOLE = 256, 4096
 log = logging.getLogger("mpsearch.run")
 
 
@@ -79,7 +79,7 @@ class Proxy(Driver):
         arms = {"": [self.scores(session, importance, harm)]} | controls(importance, harm, session.seed)
         most = _MOST if session.budget_left is None else session.budget_left
         queues = {
-            label: _alternate([self.points(session, scores, -(-most // len(draws))) for scores in draws])
+            label: _alternate([self.points(session, scores, -(-most // min(2, len(draws)))) for scores in draws])
             for label, draws in arms.items()
         }
         ask(session, queues)
@@ -113,10 +113,11 @@ def cost_goals(session: Session) -> list[Goal]:
 
 
 def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
-    """At most so many points of the exact front of `scores` against the cost goals, in the order of `spread`.
+    """The exact front of `scores` against the cost goals, in the order of `spread`.
 
-    A site without scores adds nothing; a choice adds up over its sites. Raises `NothingFeasible` where no assignment is
-    within the limits of the costs.
+    At most so many points where each takes a program to solve; a front against a single sum comes whole. A site without
+    scores adds nothing; a choice adds up over its sites. Raises `NothingFeasible` where no assignment is within the
+    limits of the costs.
     """
     goals, baseline = cost_goals(session), session.evaluations[0].measures
     costs = [cost for goal in goals if (cost := session.problem.cost(goal.name)) is not None]
@@ -128,7 +129,8 @@ def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
         np.sum([scores.get(site, np.zeros(len(choice.options))) for site in choice.sites], axis=0)
         for choice in session.space.choices
     ]
-    solved = front(rows, costs, limits, most=max(1, most))
+    one_sum = len(costs) == 1 and len(costs[0].rows) == 1 and not costs[0].rows[0].pairs
+    solved = front(rows, costs, limits, most=_WHOLE if one_sum else max(1, most))
     return [session.space.decode(solved.indices[i].tolist()) for i in spread(solved.costs)]
 
 

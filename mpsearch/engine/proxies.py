@@ -69,7 +69,7 @@ def beside_controls(result: RunResult) -> list[str]:
         "",
         *lines,
         "",
-        f"Every row has the same exact solver and the float and uniform controls besides its points.{cut}",
+        f"Every row has the same exact solver and the float and uniform controls, which are not counted, besides its points.{cut}",
     ]
 
 
