@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from truth.curves import DRIVERS, SAME_AT_ANY_BUDGET, Shares, search
 from truth.eager import Timed
 from truth.report import SHARE, docs, figures, text
 from truth.results import Results
-from truth.table import LOSSES, NAMES, Truth, build, make
+from truth.table import LOSSES, NAMES, TableProblem, Truth, build, make
 
 from mpsearch.core.errors import BadInput
 from mpsearch.graph.memo import keep_freed_memory
@@ -31,6 +31,9 @@ BUDGETS = (60, 100, 200, 400, 1000)
 SEEDS = (100, 101, 102, 103, 104)
 MOST = {"gp": 150, "tpe": 400}
 """Where an ask is slow the search is shorter; the first seed of TPE goes on to 1,000."""
+
+
+Whole = Sequence[int]
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
@@ -58,10 +61,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
     results = Results(asked.keep)
     for name in asked.truth:
         truth = Truth.load(name)
+        problem = TableProblem(truth, build(name)[0])
         for loss in asked.losses:
             shares = Shares(truth, loss)
             for driver in drivers:
-                _curves(results, truth, loss, shares, driver, asked.seeds, asked.budgets)
+                _curves(results, problem, loss, shares, driver, asked.seeds, asked.budgets)
         if not asked.no_clock:
             _clock(results, truth, asked.seeds, drivers)
     print(text(results, asked.truth, asked.losses, asked.budgets))
@@ -71,8 +75,9 @@ def main(arguments: list[str]) -> dict[str, Any]:
 
 
 def _curves(
-    results: Results, truth: Truth, loss: str, shares: Shares, driver: str, seeds: list[int], budgets: list[int]
+    results: Results, problem: TableProblem, loss: str, shares: Shares, driver: str, seeds: Whole, budgets: Whole
 ) -> None:
+    truth = problem.truth
     use, options = DRIVERS[driver]
     for seed in seeds:
         most = MOST.get(driver, max(budgets))
@@ -83,14 +88,14 @@ def _curves(
             if results.has_curve(truth.name, loss, driver, seed, budget):
                 continue
             began = time.monotonic()
-            places = search(truth, loss, use, options, seed, budget)
+            places = search(problem, loss, use, options, seed, budget)
             seconds = time.monotonic() - began
             curve = shares.curve(places)
             results.add_curve(truth.name, loss, driver, seed, budget, curve, seconds)
             _say(f"{truth.name} {loss} {driver} seed {seed}: {curve[-1]:.4f} after {len(curve)}, {seconds:.1f} s")
 
 
-def _clock(results: Results, truth: Truth, seeds: list[int], drivers: list[str]) -> None:
+def _clock(results: Results, truth: Truth, seeds: Whole, drivers: Sequence[str]) -> None:
     from truth.clock import timed_run
     from truth.eager import Eager, nsga2
 

@@ -21,6 +21,10 @@ from mpsearch.spec import registry
 DRIVERS: dict[str, tuple[str, dict[str, Any]]] = {
     "frontier": ("frontier", {}),
     "abs": ("abs", {}),
+    "sensitivity": ("sensitivity", {}),
+    "hessian": ("hessian", {}),
+    "fisher": ("fisher", {}),
+    "ompq": ("ompq", {}),
     "nsga2": ("optuna", {"sampler": "nsga2"}),
     "nsga3": ("optuna", {"sampler": "nsga3"}),
     "tpe": ("optuna", {"sampler": "tpe"}),
@@ -74,12 +78,14 @@ class Shares:
         return np.array([volume.value if p is None else volume.add(*self.points[p]) for p in places]) / self.whole
 
 
-def search(truth: Truth, loss: str, use: str, options: Mapping[str, Any], seed: int, budget: int) -> list[int | None]:
+def search(
+    problem: TableProblem, loss: str, use: str, options: Mapping[str, Any], seed: int, budget: int
+) -> list[int | None]:
     """Places of the distinct evaluations of a run, controls included, in order; None for the float model."""
-    found: list[int | None] = []
+    truth, found = problem.truth, list[int | None]()
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.jsonl", "bench", {}) as ledger:
         session = LedgerSession(
-            TableProblem(truth),
+            problem,
             ledger,
             truth.goals(loss),
             seed,
@@ -87,6 +93,7 @@ def search(truth: Truth, loss: str, use: str, options: Mapping[str, Any], seed: 
             observe=lambda done: found.append(truth.number(done.assignment) if done.assignment else None),
         )
         driver = registry.load("drivers", use)(**options)
+        driver.check(session)
         try:
             session.evaluate_controls()
             session.search_as(use)

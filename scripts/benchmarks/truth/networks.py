@@ -151,3 +151,6 @@ class Network(Objective):
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[Any]) -> Scores:
         log_loss, error = zip(*map(score, outputs, targets), strict=True)
         return {"log_loss": torch.cat(log_loss), "error": torch.cat(error)}
+
+    def loss(self, output: Tensor, batch: Batch) -> Tensor:
+        return score(output, batch.target)[0].mean()

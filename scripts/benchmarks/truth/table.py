@@ -28,6 +28,7 @@ from mpsearch.core.site import Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.problem.base import Problem
+from mpsearch.problem.probe import Probe
 
 HERE = Path(__file__).resolve().parent
 NAMES = ("cnn", "gcn", "vit")
@@ -140,16 +141,21 @@ class Truth:
 
 
 class TableProblem(Problem):
-    """Answers from a truth, in microseconds."""
+    """Answers from a truth, in microseconds.
 
-    def __init__(self, truth: Truth) -> None:
+    Args:
+        truth: what every assignment measured.
+        network: the real problem, for drivers that look into the float model; None where none does.
+    """
+
+    def __init__(self, truth: Truth, network: Problem | None = None) -> None:
         self.truth, self.space, self.fingerprint = truth, truth.space, truth.fingerprint
-        self.asked: list[int | None] = []
-        """Places of the assignments in the order in which they were evaluated; None for the float model."""
+        self._network = network
+        self._count = 0
 
     @property
     def forwards(self) -> float:
-        return float(len(self.asked))
+        return float(self._count)
 
     def costs(self, assignment: Assignment) -> dict[str, float]:
         name = self.truth.size_name
@@ -158,9 +164,12 @@ class TableProblem(Problem):
     def cost(self, name: str) -> Cost | None:
         return self.truth.size if name == self.truth.size_name else None
 
+    def probe(self) -> Probe:
+        return super().probe() if self._network is None else self._network.probe()
+
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         for assignment in assignments:
-            self.asked.append(self.truth.number(assignment) if assignment else None)
+            self._count += 1
             yield Evaluation(assignment, self._measures(assignment), split=split, n=self.truth.n)
 
     def _measures(self, assignment: Assignment) -> dict[str, float]:
@@ -173,7 +182,7 @@ class WithTotal(Problem):
     def __init__(self, problem: Problem) -> None:
         self.problem, self.space, self.fingerprint = problem, problem.space, problem.fingerprint
         self.sites: Sequence[Site] = problem.sites
-        self.threads = problem.threads
+        self.threads, self.batch_sizes = problem.threads, problem.batch_sizes
 
     @property
     def forwards(self) -> float:
@@ -184,6 +193,9 @@ class WithTotal(Problem):
 
     def costs(self, assignment: Assignment) -> dict[str, float]:
         return _add(self.problem.costs(assignment))
+
+    def probe(self) -> Probe:
+        return self.problem.probe()
 
     def cost(self, name: str) -> Cost | None:
         if name != "total_bytes":
