@@ -75,6 +75,8 @@ class Proxy(Driver):
                 "a proxy over %d choices carries no information: it ranks them, and there are fewer than %d.",
                 *(open_choices, FEWEST),
             )
+        if not open_choices:
+            return
         importance, harm = self.importance(session), self.harm(session)
         arms = {"": [self.scores(session, importance, harm)]} | controls(importance, harm, session.seed)
         most = _MOST if session.budget_left is None else session.budget_left

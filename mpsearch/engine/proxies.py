@@ -69,7 +69,8 @@ def beside_controls(result: RunResult) -> list[str]:
         "",
         *lines,
         "",
-        f"Every row has the same exact solver and the float and uniform controls, which are not counted, besides its points.{cut}",
+        "Every row has the same solver, and besides its points the float and uniform controls, which it does not "
+        f"count.{cut}",
     ]
 
 

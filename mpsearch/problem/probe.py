@@ -5,11 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mpsearch.graph.features import Features, Rows, Where
+if TYPE_CHECKING:  # it loads torch, which a problem without a model does without
+    from mpsearch.graph.features import Features, Rows, Where
 
 
 @dataclass(frozen=True)

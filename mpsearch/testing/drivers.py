@@ -32,12 +32,16 @@ class DriverExam:
         options: of the driver.
         budget: evaluations of a run; lower it for a driver that thinks long.
         complete: whether the driver reaches every point of a small space when the budget allows.
+        exhausts: whether the method may have nothing left to ask before the budget is spent.
+        goals: of `toy.GOALS`, those that it can search; with 1 there is no cost among them.
     """
 
     driver: ClassVar[str]
     options: ClassVar[Mapping[str, Any]] = {}
     budget: ClassVar[int] = 40
     complete: ClassVar[bool] = False
+    exhausts: ClassVar[bool] = False
+    goals: ClassVar[tuple[int, ...]] = tuple(GOALS)
 
     def spec(self, *, budget: int | None = None, goals: int = 2, seed: int = 0, **toy: Any) -> Spec:
         """A spec of this driver on the toy; `toy` are its options."""
@@ -48,10 +52,11 @@ class DriverExam:
         for budget in (1, 3, 7, self.budget):
             result = _run(self.spec(budget=budget), tmp_path / str(budget))
             assert result.status == "complete"
-            assert len(result.evaluations) == len({e.key for e in result.evaluations}) == budget
+            assert len(result.evaluations) == len({e.key for e in result.evaluations}) <= budget
+            assert len(result.evaluations) == budget or self.exhausts
             space = Toy().space
             assert all(e.assignment in space for e in result.evaluations[1:])
-            assert all(e.asked_by == self.driver for e in result.evaluations[4:])
+            assert all(e.asked_by.partition(" ")[0] == self.driver for e in result.evaluations[4:])
 
     def test_the_same_seed_gives_the_same_ledger(self, tmp_path: Path) -> None:
         _run(self.spec(seed=3), tmp_path / "one")
@@ -59,8 +64,8 @@ class DriverExam:
         assert equal(Folder(tmp_path / "one").ledger, Folder(tmp_path / "two").ledger)
 
     def test_interrupted_and_resumed_is_as_if_never_interrupted(self, tmp_path: Path) -> None:
-        _run(self.spec(fail_every=5), tmp_path / "whole")
-        for after in sorted({2, 6, self.budget // 2, self.budget - 1}):
+        made = len(_run(self.spec(fail_every=5), tmp_path / "whole").evaluations)
+        for after in sorted({2, 6, made // 2, made - 1}):
             folder = tmp_path / f"stopped after {after}"
             seen: Counter[tuple[Assignment, str]] = Counter()
             stop = Stop()
@@ -86,8 +91,8 @@ class DriverExam:
     def test_failures_are_survived(self, tmp_path: Path) -> None:
         result = _run(self.spec(fail_every=3), tmp_path / "run")
         assert result.status == "complete"
-        assert len(result.evaluations) == self.budget
-        assert 0 < result.failed < self.budget
+        assert len(result.evaluations) == self.budget or self.exhausts
+        assert 0 < result.failed < len(result.evaluations)
         assert all(e.failure is None for e in result.front.members)
 
     def test_spaces_of_one_point_and_of_no_choice_end(self, tmp_path: Path) -> None:
@@ -103,9 +108,9 @@ class DriverExam:
             assert len(result.evaluations) == points
 
     def test_any_number_of_goals(self, tmp_path: Path) -> None:
-        for goals in GOALS:
+        for goals in self.goals:
             result = _run(self.spec(goals=goals), tmp_path / str(goals))
-            assert len(result.evaluations) == self.budget
+            assert len(result.evaluations) == self.budget or self.exhausts
             assert len(result.front.members) == 1 if goals == 1 else len(result.front.members) >= 3
 
     def test_against_the_known_front(self, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from mpsearch.core.space import Choice, Space
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.problem.base import GoesOn, Problem
 from mpsearch.spec.schema import Spec
+from mpsearch.testing.toy_probe import ToyProbe
 
 SENSITIVITY = (2.4, 0.5, 0.3, 1.6)
 SIZE = (64, 512, 512, 96)
@@ -82,6 +83,9 @@ class Toy(Problem):
         rows = [[int(p * fmt.bits) for fmt in c.options] for p, c in zip(prices, self.space.choices, strict=False)]
         missing = sum(32 * p for p in prices[len(rows) :])
         return Cost((Terms.of(rows, missing),), per=8 if name == "memory_bytes" else 8000)
+
+    def probe(self) -> ToyProbe:
+        return ToyProbe(self.space, dict(zip([site.name for site in self.sites], SENSITIVITY, strict=False)))
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         whole = [range(len(self.batch_sizes))]

@@ -55,6 +55,31 @@ class TestOptunaRandom(DriverExam):
     options = {"sampler": "random", "batch": 3}  # noqa: RUF012
 
 
+class TestHessian(DriverExam):
+    driver = "hessian"
+    exhausts = True
+    goals = (2, 3)
+
+
+class TestFisher(DriverExam):
+    driver = "fisher"
+    options = {"weighting": "diag"}  # noqa: RUF012
+    exhausts = True
+    goals = (2, 3)
+
+
+class TestSensitivity(DriverExam):
+    driver = "sensitivity"
+    exhausts = True
+    goals = (2, 3)
+
+
+class TestSensitivityGreedy(DriverExam):
+    driver = "sensitivity"
+    options = {"path": "greedy"}  # noqa: RUF012
+    exhausts = True
+
+
 def test_everything_registered_sat_the_exam():
     sat = {(exam.driver, exam.options.get("sampler")) for exam in DriverExam.__subclasses__()}
     assert {driver for driver, _ in sat} >= set(registry.BUILT_IN["drivers"])
