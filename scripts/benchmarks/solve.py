@@ -1,7 +1,7 @@
 """How long the exact solvers take: a program with three budgets, whole fronts against one cost, a sweep.
 
-CPU seconds of one thread, so that other programs on the machine count little. Every option has two precisions, or one; errors fall by four per bit, costs are bits times the sizes of a
-network: the scores are drawn at random, so nothing here says how good they are.
+CPU seconds of one thread, so that other programs on the machine count little. Errors fall by four per bit and costs are
+bits times sizes of layers; weights of the errors are drawn at random, so nothing here says how good a score is.
 """
 
 from __future__ import annotations

@@ -29,7 +29,8 @@ def sweep(score: Scores, costs: Sequence[Cost], prices: ArrayLike | None = None,
 
     Args:
         score: what each option adds to the score, one row per choice.
-        costs: plain sums: one row each, no pairs.
+        costs: plain sums: one row each, no pairs. Where a part of a unit counts as a whole one, the front is that of
+            the costs before they are rounded up: another point less than a unit dearer may be better.
         prices: [directions, costs] what a unit of each measure is worth against one of the others, all positive.
             In each direction, every point from the cheapest to the best is found. For one cost there is one direction;
             the default for several is a lattice, in shares of the range of each cost.
