@@ -105,6 +105,7 @@ class Toy(Problem):
         time.sleep(self._slow_s)
         size, total = 100, len(self.batch_sizes)
         if self._fail_every and assignment and int(assignment.key, 16) % self._fail_every == 0:
+            self._work += 1
             return Evaluation(assignment, split=split, n=size * total, failure=Failure("error", "the toy fails here"))
         accuracy = self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
         solved = (self._hardness < accuracy).astype(float).reshape(total, size)

@@ -30,12 +30,16 @@ DRIVERS = {
     "exhaustive": ("exhaustive", {"chunk": 8}),
     "tpe": ("optuna", {"sampler": "tpe"}),
     "nsga2": ("optuna", {"sampler": "nsga2"}),
+    "raced": ("optuna", {"sampler": "nsga2"}),
 }
 
 
 @dataclass(frozen=True)
 class Moment:
-    """When a child dies. `count` is of writes to the ledger, of evaluations, or of files put in place."""
+    """When a child dies. `count` is of writes to the ledger, of evaluations, or of files put in place.
+
+    `replacing` is of the front, `keeping` and `kept` of the scores of a member that others race against.
+    """
 
     where: str
     count: int
@@ -54,12 +58,15 @@ FAST = [
     *(Moment("replacing", n) for n in (1, 2)),
     Moment("report", 1),
 ]
+KEEPING = [Moment(where, n) for where in ("keeping", "kept") for n in (1, 4, 7)]
 SLOW = [Moment(where, n) for where in ("torn", "before write", "after write", "evaluating") for n in range(1, 36)]
 
 
 def spec_of(name):
     driver, options = DRIVERS[name]
-    return toy_spec(driver, budget=BUDGET, seed=11, options=options, toy={"fail_every": 6})
+    raced = name == "raced"
+    toy = {"fail_every": 6, "batches": 10 if raced else 1}
+    return toy_spec(driver, budget=BUDGET, seed=11, options=options, toy=toy, racing={"enabled": raced})
 
 
 def die():
@@ -127,7 +134,13 @@ def arm(moment):
     def killing_replace(self, target):
         if Path(target).name.startswith("front") and at("replacing"):
             die()
-        return replace(self, target)
+        scores = Path(target).suffix == ".npz"
+        if scores and at("keeping"):
+            die()
+        replaced = replace(self, target)
+        if scores and at("kept"):
+            die()
+        return replaced
 
     def killing_hook():
         if at("evaluating"):
@@ -208,6 +221,15 @@ def killed_once(tmp_path, name, moment, whole):
 @pytest.mark.parametrize("name", DRIVERS)
 def test_killed_and_resumed_equals_uninterrupted(tmp_path, name, moment, whole):
     killed_once(tmp_path, name, moment, whole[name])
+
+
+@pytest.mark.parametrize("moment", KEEPING, ids=str)
+def test_killed_while_scores_of_a_member_are_kept(tmp_path, moment, whole):
+    killed_once(tmp_path, "raced", moment, whole["raced"])
+
+
+def test_the_race_is_one(whole):
+    assert 5 < load_result(whole["raced"]).raced < BUDGET - 10
 
 
 @pytest.mark.slow
