@@ -43,10 +43,12 @@ class DriverExam:
     exhausts: ClassVar[bool] = False
     goals: ClassVar[tuple[int, ...]] = tuple(GOALS)
 
-    def spec(self, *, budget: int | None = None, goals: int = 2, seed: int = 0, **toy: Any) -> Spec:
+    def spec(
+        self, *, budget: int | None = None, goals: int = 2, seed: int = 0, racing: bool = False, **toy: Any
+    ) -> Spec:
         """A spec of this driver on the toy; `toy` are its options."""
-        budget = budget or self.budget
-        return toy_spec(self.driver, budget=budget, seed=seed, goals=goals, options=self.options, toy=toy)
+        budget, more = budget or self.budget, {"options": self.options, "racing": {"enabled": racing}}
+        return toy_spec(self.driver, budget=budget, seed=seed, goals=goals, toy=toy, **more)
 
     def test_proposals_are_legal_and_the_budget_is_kept(self, tmp_path: Path) -> None:
         for budget in (1, 3, 7, self.budget):
@@ -64,8 +66,20 @@ class DriverExam:
         assert equal(Folder(tmp_path / "one").ledger, Folder(tmp_path / "two").ledger)
 
     def test_interrupted_and_resumed_is_as_if_never_interrupted(self, tmp_path: Path) -> None:
-        made = len(_run(self.spec(fail_every=5), tmp_path / "whole").evaluations)
-        for after in sorted({2, 6, made // 2, made - 1}):
+        spec = self.spec(fail_every=5)
+        made = len(_run(spec, tmp_path / "whole").evaluations)
+        self._interrupt(spec, {2, 6, made // 2, made - 1}, tmp_path)
+
+    def test_a_race_is_survived_and_can_be_interrupted(self, tmp_path: Path) -> None:
+        spec = self.spec(racing=True, batches=10)
+        raced = _run(spec, tmp_path / "whole")
+        assert len(raced.evaluations) == self.budget or self.exhausts
+        assert all(e.fidelity == 1 for e in [raced.baseline, *raced.uniform.values(), *raced.front.members])
+        self._interrupt(spec, {2 * len(raced.evaluations) // 3}, tmp_path)
+
+    def _interrupt(self, spec: Spec, moments: set[int], tmp_path: Path) -> None:
+        """Stop after so many evaluations, resume, and compare with the run in `whole`."""
+        for after in sorted(moments):
             folder = tmp_path / f"stopped after {after}"
             seen: Counter[tuple[Assignment, str]] = Counter()
             stop = Stop()
@@ -79,7 +93,7 @@ class DriverExam:
                 del weights
                 return Toy(**spec.objective.options, watch=watch)
 
-            stopped = run(self.spec(fail_every=5), folder, build=build, stop=stop, show_progress=False, bare=True)
+            stopped = run(spec, folder, build=build, stop=stop, show_progress=False, bare=True)
             assert stopped.status == "interrupted"
             assert len(stopped.evaluations) == after
             resumed = resume(folder, build=build, show_progress=False, bare=True)
