@@ -67,7 +67,7 @@ def replay(
             assert step.site is not None
             value = values[step.inputs[0]]
             value = torch.relu(value) if step.after_relu else value.view_as(value)
-            found[step.site] = value = value if value.requires_grad else value.requires_grad_()
+            found[step.site] = value = value.requires_grad_() if torch.is_grad_enabled() else value
         elif step.kind is Kind.CALL:
             assert step.call is not None
             value = _DIFFERENTIABLE.get(step.call, step.call)(*fill(step.arguments), **fill(step.keywords))
