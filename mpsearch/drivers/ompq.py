@@ -97,8 +97,11 @@ class Ompq(Proxy):
     def check(self, session: Session) -> None:
         super().check(session)
         session.problem.probe()
-        if self._published and not self._open_sites(session):
-            raise BadInput("ompq version published chooses the widths of weights alone, and none has a choice.")
+        if not self._open_sites(session) and any(len(choice.options) > 1 for choice in session.space.choices):
+            raise BadInput(
+                "ompq as published chooses the widths of weights alone, and none has two widths to choose from; "
+                "let some have, or set driver.options.version to ours."
+            )
 
     def importance(self, session: Session) -> Mapping[str, float]:
         n, more = self._samples, not self._published

@@ -80,6 +80,19 @@ class TestSensitivityGreedy(DriverExam):
     exhausts = True
 
 
+class TestOmpq(DriverExam):
+    driver = "ompq"
+    exhausts = True
+    goals = (2, 3)
+
+
+class TestOmpqAsPublished(DriverExam):
+    driver = "ompq"
+    options = {"version": "published"}  # noqa: RUF012
+    exhausts = True
+    goals = (2, 3)
+
+
 def test_everything_registered_sat_the_exam():
     sat = {(exam.driver, exam.options.get("sampler")) for exam in DriverExam.__subclasses__()}
     assert {driver for driver, _ in sat} >= set(registry.BUILT_IN["drivers"])
