@@ -152,7 +152,7 @@ def test_traces_come_with_their_errors_and_repeat_themselves() -> None:
 
 def test_a_loss_that_joins_samples_is_refused_only_where_samples_are_needed() -> None:
     batch = Batch((randn(6, 6),), torch.zeros(3), 3)
-    data: Data = dict.fromkeys(("calibration", "validation", "test"), [batch])
+    data: Data = {split: [batch] for split in ("calibration", "validation", "test")}
     probe = probe_of(Mlp(), data, Paired)
     assert probe.mean_traces(0, 0.5, 16, 16)
     with pytest.raises(BadInput, match=r"single sample.*sensitivity"):
