@@ -29,7 +29,7 @@ from mpsearch.spec import registry
 
 BUDGETS = (60, 100, 200, 400, 1000)
 SEEDS = (100, 101, 102, 103, 104)
-MOST = {"gp": 150, "tpe": 400}
+MOST = {"gp": 150, "hessian": 200, "tpe": 400}
 """Where an ask is slow the search is shorter; the first seed of TPE goes on to 1,000."""
 
 
