@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,14 @@ from torch import Tensor, nn
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import FP32
+from mpsearch.engine.proxies import hypervolumes
+from mpsearch.engine.run import run
 from mpsearch.problem.base import Problem
+from mpsearch.problem.build import assemble
+from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.model_probe import ModelProbe
 from mpsearch.problem.objective import Batch
+from mpsearch.spec.schema import Spec
 from mpsearch.testing.toy import Toy
 
 FORMATS = ("int2", "int4", "int8", "fp32")
@@ -157,6 +164,23 @@ def test_a_loss_that_joins_samples_is_refused_only_where_samples_are_needed() ->
     assert probe.mean_traces(0, 0.5, 16, 16)
     with pytest.raises(BadInput, match=r"single sample.*sensitivity"):
         probe.mean_fisher()
+
+
+@pytest.mark.parametrize("driver", ["hessian", "fisher", "sensitivity"])
+def test_a_whole_run_on_a_real_model(driver: str, tmp_path: Path) -> None:
+    model, data = Net().eval(), labelled(splits(images, 4, 3))
+    options = {"probes": 16} if driver == "hessian" else {}
+    spec = make_spec(driver={"use": driver, "budget": 25, "options": options}, tracking={"enabled": False})
+
+    def build(spec: Spec, weights: Path | None) -> ModelProblem:
+        del weights
+        return assemble(spec, Labelled(model, data), model, data, torch.device("cpu"))
+
+    result = run(spec, tmp_path / "run", build=build, show_progress=False, bare=True)
+    assert result.status == "complete"
+    assert result.failed == 0
+    assert sum(e.asked_by.startswith(driver) for e in result.evaluations) >= 10
+    assert set(hypervolumes(result)) == (set() if driver == "sensitivity" else {"proxy", "constant", "random"})
 
 
 def test_no_loss_no_gradients() -> None:
