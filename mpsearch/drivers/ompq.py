@@ -56,7 +56,7 @@ log = logging.getLogger("mpsearch.run")
 
 
 class Ompq(Proxy):
-    """Points of the exact front (published: of a linear program) of orthogonality, constant and random importance.
+    """A layer whose features resemble those of others gets fewer bits; constant and random importance beside it.
 
     Args:
         version: `ours` or `published`, see above.
