@@ -3,7 +3,8 @@
 At a trained minimum the gradient is near zero, so that narrowing site i raises the loss by about half of
 dW_i^T H_i dW_i, and with the mean eigenvalue for H_i by Tr(H_i) / n_i * ||dW_i||^2 / 2. Sites are added up, as if
 independent. The traces of all weights come from one Hessian-vector product per random vector. Activation values take
-the mean of their empirical Fisher diagonal in place of the trace, and the error over the calibration samples.
+the mean of their empirical Fisher diagonal in place of the trace, and the error over the calibration samples; that
+diagonal is brought to the scale of the traces by the median ratio of the two over the weights.
 
 Source: Dong et al., "HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural Networks", NeurIPS 2020; Yao et al.,
 "HAWQ-V3: Dyadic Neural Network Quantization", ICML 2021. Of our own: the stopping rule (standard errors instead of the
@@ -15,9 +16,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
+import numpy as np
+
 from mpsearch.core.errors import BadInput
 from mpsearch.drivers.base import Session
-from mpsearch.drivers.proxy import Proxy, Scores
+from mpsearch.drivers.proxy import TINY, Proxy, Scores
 
 LEAST = 16
 _FLOOR = 1e-6
@@ -57,7 +60,10 @@ class Hessian(Proxy):
             )
         found = {site: max(trace.mean, floor) for site, trace in traces.items()}
         if len(found) < len(self.harm(session)):
-            found |= {site: value for site, value in probe.mean_fisher().items() if site not in found}
+            fisher = probe.mean_fisher()
+            ratios = [value / max(fisher[site], TINY) for site, value in found.items()]
+            scale = float(np.median(ratios)) if ratios else 1.0  # a model that fits its data has far smaller gradients
+            found |= {site: scale * value for site, value in fisher.items() if site not in found}
         return found
 
     def harm(self, session: Session) -> Scores:

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -147,6 +148,23 @@ def test_few_choices_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixt
         caplog.clear()
         searched(tmp_path / "three", "fisher", budget=12, toy={"layers": 3})
         assert "carries no information" not in caplog.text
+
+
+def test_activations_are_weighed_on_the_scale_of_the_traces() -> None:
+    """Two sites have traces, two only gradients, which are a hundred times smaller on a model that fits its data."""
+
+    class Fitted(ToyProbe):
+        def mean_traces(self, *args: Any) -> dict[str, Estimate]:
+            return dict(list(super().mean_traces(*args).items())[:2])
+
+        def mean_fisher(self) -> dict[str, float]:
+            return {site: value / 100 for site, value in self._sensitivity.items()}
+
+    toy = Toy()
+    true = {choice.name: value for choice, value in zip(toy.space.choices, SENSITIVITY, strict=True)}
+    toy.probe = lambda: Fitted(toy.space, true)  # type: ignore[method-assign]
+    session = SimpleNamespace(problem=toy, seed=0)
+    assert Hessian().importance(session) == pytest.approx(true)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("driver", ["hessian", "fisher", "sensitivity"])
