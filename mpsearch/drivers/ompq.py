@@ -114,7 +114,10 @@ class Ompq(Proxy):
         return {site: by_tap[found.tap_of[site]] for site in sites}
 
     def _gamma(self, found: Features) -> Floats:
-        """Redundancy [taps], in the order of computation; where there is nothing to compare with, the average."""
+        """Redundancy [taps] above the mean of those with the same rows, in the order of computation.
+
+        How alike edges are says nothing of nodes; what has nothing to be compared with is like the mean.
+        """
         gamma: dict[str, float] = {}
         for block in found.blocks:
             n = len(next(iter(block.matrices.values())))
@@ -128,15 +131,16 @@ class Ompq(Proxy):
                 log.warning("ompq: %s: constant on the calibration data, taken as least redundant.", ", ".join(dead))
             shared = self._redundancy(list(block.matrices.values()))
             alive = {tap: value for tap, value in zip(block.matrices, shared.tolist(), strict=True) if tap not in dead}
-            gamma |= alive | dict.fromkeys(dead, min(alive.values(), default=0.0))
+            for tap, value in alive.items():
+                log.info("ompq: redundancy of %s: %.3f", tap, value)
+            mean = sum(alive.values()) / max(1, len(alive))
+            gamma |= {tap: value - mean for tap, value in alive.items()}
+            gamma |= dict.fromkeys(dead, min(alive.values(), default=0.0) - mean)
             if n >= LEAST * THIRDS:
                 parts = [self._redundancy([m[i::THIRDS] for m in block.matrices.values()]) for i in range(THIRDS)]
                 noise = "ompq: redundancy on %d %ss from %.3f to %.3f; on thirds of them it varies by %.3f"
                 log.info(noise, n, block.rows, shared.min(), shared.max(), np.std(parts, axis=0, ddof=1).mean())
-        for tap, value in gamma.items():
-            log.info("ompq: redundancy of %s: %.3f", tap, value)
-        average = float(np.mean(list(gamma.values()))) if gamma else 0.0
-        return np.array([gamma.get(tap, average) for tap in found.order])
+        return np.array([gamma.get(tap, 0.0) for tap in found.order])
 
     def _redundancy(self, matrices: Sequence[NDArray[np.float32]]) -> Floats:
         return redundancy(similarity(matrices, debiased=not self._published), mean=not self._published)

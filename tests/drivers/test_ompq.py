@@ -255,7 +255,11 @@ def test_few_samples_are_said(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_blocks_are_compared_each_for_itself() -> None:
+    """In a block of two, which are equally redundant, both are like the average, and so is what is alone."""
     found = matrices()
+    pairs = tuple(Block("node", {name: found[name] for name in names}) for names in (("a.w", "b.w"), ("c.w", "d.w")))
+    equal = Given(Features(tuple(SIZES), {s: s for s in SIZES}, pairs, "branch")).importance()
+    assert list(equal.values()) == pytest.approx([1, 1, 1, 1])
     alone = {"d.w": found.pop("d.w")[:3]}
     blocks = (Block("token", found), Block("sample", alone))
     importance = Given(Features(tuple(SIZES), {s: s for s in SIZES}, blocks, "branch")).importance(beta=5)
