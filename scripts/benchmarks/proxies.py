@@ -70,7 +70,7 @@ options, and the rises swapped among them. A figure in bold is above both contro
   score; of random importance {front_draws} draws.
 
 `published ompq` knows weights only: where node features vary too, it ranks blindly among them. Everything is
-measured on the validation split, and `sensitivity` takes its rises from that split too; the others see calibration data.
+measured on the validation split, where `sensitivity` takes its rises from too; the others see calibration data alone.
 """
 
 
