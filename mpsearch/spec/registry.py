@@ -18,6 +18,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "fisher": "mpsearch.drivers.fisher:Fisher",
         "hessian": "mpsearch.drivers.hessian:Hessian",
         "ompq": "mpsearch.drivers.ompq:Ompq",
+        "frontier": "mpsearch.drivers.frontier:Frontier",
         "optuna": "mpsearch.drivers.optuna:Optuna",
         "random": "mpsearch.drivers.random:Random",
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
