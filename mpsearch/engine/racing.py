@@ -1,13 +1,13 @@
 """Racing: an assignment that the front surely beats, or that surely misses a limit, need not see all the data.
 
-Assignments are scored on whole batches of the validation split, in an order drawn from the seed, in stages of 1, 2, 4,
-8, ... batches altogether. After each stage an assignment is compared, sample by sample, with members of the current
-front that cost no more; their scores of all samples are known. It is dropped once
+Assignments are scored on whole batches of the validation split, in an order drawn from the seed. After each batch an
+assignment is compared, sample by sample, with members of the current front that cost no more; their scores of all
+samples are known. It is dropped once
 
 * a member is at least as good in every exact goal, and better in each measured one, or
 * a limit is missed, exact ones at once, measured ones by the differences to the float model,
 
-with the confidence asked for: over all stages, all members it is compared with and all limits together
+with the confidence asked for: over all looks, all members it is compared with and all limits together
 (`mpsearch.engine.confidence`; the risk is split evenly between members and limits, and a member has to win each
 measured goal with all of its share). An assignment that belongs on the front is lost with a probability of at most 1
 minus the confidence. This takes the samples of a batch as drawn at random, which is checked on the controls, and the
@@ -63,9 +63,8 @@ class Racing:
         self._problem, self._goals, self._files = problem, tuple(goals), files
         self._alpha = 1 - confidence
         order = [int(i) for i in np.random.default_rng(seed).permutation(len(self.sizes))]
-        ends = [min(2**k, len(order)) for k in range(len(order).bit_length() + 1)]
-        self._stages = [order[a:b] for a, b in zip([0, *ends], ends, strict=False) if a < b]
-        self.fidelities = tuple(dict.fromkeys(end / len(order) for end in ends))
+        self._stages = [[batch] for batch in order]  # evidence may be looked at at any time, so after each batch
+        self.fidelities = tuple(n / len(order) for n in range(1, len(order) + 1))
         self._base: Evaluation | None = None
         self._front = Front(self._goals, ())
         self._fresh: dict[Assignment, Scores] = {}
