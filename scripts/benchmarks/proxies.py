@@ -51,6 +51,8 @@ PROXIES: dict[str, tuple[str, dict[str, Any]]] = {
     "published ompq": ("ompq", {"version": "published"}),
 }
 COLUMNS = {"log_loss": "Log-loss within bands", "error": "Error within bands", "hypervolume": "Hypervolume"}
+MEASURED = "sensitivity"
+"""The row whose controls know measured harm, which is no control for rows that measure nothing."""
 SEED = 11
 BANDS = 15  # in all: 15 of one cost, 4 x 4 of two
 _HEAD = """\
@@ -62,7 +64,8 @@ A proxy predicts the harm of an assignment without evaluating it: importance of 
 added up. Much of any such score is the harm of the options alone, so each proxy stands beside its own controls: the
 same harm with *constant* importance, and with *random* importance as spread as the proxy's own ({draws} draws; the band
 holds the middle 95 %). `sensitivity` measures its harm instead; its controls are the mean rise over choices of equal
-options, and the rises swapped among them. A figure in bold is above both controls.
+options, and the rises swapped among them. A figure in bold is above both of its own controls; those of `ompq` count
+relative errors and are stronger, so below each table stands who is above the strongest of all.
 
 * *Within bands*: Spearman's correlation of predicted harm with measured log-loss, or error, among random assignments
   of like cost ({samples} of each model), the mean over bands.
@@ -327,7 +330,7 @@ def _cell(figure: Mapping[str, Any]) -> str:
 
 
 def _verdicts(proxies: Mapping[str, Any]) -> list[str]:
-    """For each column, who lies above random importance, and who of them above constant importance too."""
+    """For each column, who lies above its random importance, its constant one too, and every control in the table."""
     lines = []
     for column, title in COLUMNS.items():
         both = [n for n, f in proxies.items() if f[column]["beats_random"] and f[column]["beats_constant"]]
@@ -342,7 +345,10 @@ def _verdicts(proxies: Mapping[str, Any]) -> list[str]:
             )
             if names
         ]
-        lines.append(f"* {title}: {'; '.join(told)}.")
+        strongest = max(max(f[column][CONSTANT], f[column][RANDOM][1]) for n, f in proxies.items() if n != MEASURED)
+        above = [n for n, f in proxies.items() if f[column]["own"] > strongest] or ["none"]
+        also = f" Above the strongest control of all rows but `{MEASURED}` ({strongest:.3f}): {', '.join(above)}."
+        lines.append(f"* {title}: {'; '.join(told)}.{also}")
     return lines
 
 
