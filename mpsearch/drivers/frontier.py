@@ -97,7 +97,7 @@ class Frontier(AskTell):
         explore: share of the questions that goes to where the model is unsure, from 0 to 1.
     """
 
-    def __init__(self, batch: int | None = None, explore: float = 0.1) -> None:
+    def __init__(self, batch: int | None = None, explore: float = 0.05) -> None:
         if batch is not None and batch < 1:
             raise BadInput(f"batch={batch} is not possible; at least 1 assignment is asked at once.")
         if not 0 <= explore <= 1:
