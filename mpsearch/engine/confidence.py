@@ -1,50 +1,57 @@
 """How sure one can be, at any moment of looking, that a mean is above a number.
 
-A gambler starts with 1 and, before each value is drawn, stakes a share of the capital on it to be large. If the mean is
-not above the number, no stake makes the capital grow on average, so it ever reaches 1 / alpha with a probability of at
-most alpha, however often one looks (Ville's inequality). Exact for every number of values and every distribution of
-values that are not negative: no variance is estimated, and a rare large value that has not been drawn yet costs nothing
-but patience.
+A gambler starts with 1 and, before each value is drawn, bets on it to be large. If the mean is not above the number,
+no bet makes the capital grow on average, so it ever reaches 1 / alpha with a probability of at most alpha, however
+often one looks (Ville's inequality). Exact for every number of values and every distribution of values with a known
+least one. The same holds for the mean capital of several gamblers, each against another number.
+
+What a bet should be is guessed from the values drawn before: a wrong guess costs patience, never confidence.
 
 Sources: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", J. R. Stat. Soc. B 86(1),
-2024; without replacement: "Confidence sequences for sampling without replacement", NeurIPS 2020, and Stark, "ALPHA:
-audit that learns from previously hand-audited ballots", Ann. Appl. Stat. 17(1), 2023 (values without an upper bound).
+2024 (the bet is their approximate Kelly); without replacement: "Confidence sequences for sampling without
+replacement", NeurIPS 2020, and Stark, "ALPHA: audit that learns from previously hand-audited ballots", Ann. Appl.
+Stat. 17(1), 2023 (values without an upper bound).
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
 
-STAKES = np.array([0.9, *(2.0**-k for k in range(1, 8))])
-"""Shares of the capital; as many gamblers, each with one of them, begin with the same part of the 1."""
+BOLDEST = 0.9
+"""Share of the capital that the worst value may cost."""
+GUESSED_GAP = 1 / 8
+"""How far the mean is thought to be above the number, in standard deviations, before anything is drawn."""
+GUESS_COUNTS = 400
+"""Values that the guesses made before anything is drawn count as much as."""
 
 
-def log_evidence(drawn: Numbers, mean: float, population: int) -> float:
-    """The largest logarithm of the capital so far, against "the mean of the population is at most `mean`".
-
-    That it ever exceeds log(1 / alpha) has a probability of at most alpha if the mean is indeed at most `mean`.
+def log_capital(drawn: Numbers, mean: float, population: int, least: float, deviation: float) -> Numbers:
+    """Logarithm of the capital after each value, against "the mean of the population is at most `mean`".
 
     Args:
-        drawn: [n] values, none negative, drawn one after another at random from the population, without replacement.
+        drawn: [n] values, one after another at random from the population, without replacement.
         mean: of the population, at most.
         population: how many values there are, drawn or not.
+        least: no value is below it.
+        deviation: a guess at the standard deviation of the values.
 
     Returns:
-        At least 0; infinity where the drawn values alone add up to more than `population` * `mean`.
+        [n]; infinity from where the values drawn cannot be of a population with that mean.
     """
-    left = population - np.arange(len(drawn))
-    before = np.cumsum(drawn) - drawn
-    expected = (population * mean - before) / left  # of the next value, at most, if the mean is `mean`
-    total = population * mean
-    if float(drawn.sum()) > total + 1e-9 * max(1.0, abs(total)):
-        return math.inf
-    least = 1e-9 * mean + np.finfo(float).tiny  # what is left of the total may be nothing but rounding
-    gain = drawn / np.maximum(expected, least) - 1.0
-    capital = np.log1p(STAKES[:, None] * gain).cumsum(axis=1)
-    together = np.logaddexp.reduce(capital, axis=0) - math.log(len(STAKES))
-    return max(0.0, float(together.max(initial=0.0)))
+    count = np.arange(len(drawn))
+    before, squares = np.cumsum(drawn) - drawn, np.cumsum(drawn**2) - drawn**2
+    expected = (population * mean - before) / (population - count)  # of the next value, at most, if the mean is `mean`
+    known = count + GUESS_COUNTS
+    gap = (before + GUESS_COUNTS * (mean + GUESSED_GAP * deviation)) / known - expected
+    spread = squares - before**2 / np.maximum(count, 1)
+    variance = (np.maximum(spread, 0.0) + GUESS_COUNTS * deviation**2) / known
+    tiny = 1e-9 * max(1.0, abs(mean), abs(least))  # what is left of a total may be nothing but rounding
+    room = np.maximum(expected - least, tiny)
+    bet = np.clip(gap / np.maximum(variance + gap**2, tiny**2), 0.0, BOLDEST / room)
+    capital = np.log1p(bet * np.maximum(drawn - expected, -room)).cumsum()
+    too_much = np.cumsum(drawn - least) > population * (mean - least) + population * tiny
+    capital[np.logical_or.accumulate(too_much)] = np.inf
+    return np.asarray(capital, dtype=np.float64)

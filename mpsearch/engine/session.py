@@ -83,7 +83,7 @@ class LedgerSession(Session):
         self._hits_in_a_row = 0 if fresh else self._hits_in_a_row + len(assignments)
         allowed = fresh[: self.budget_left]
         asked_by = f"{self._asked_by} {label}" if label else self._asked_by
-        self._record(sorted(allowed, key=self.space.encode), asked_by)  # neighbours share the longest prefixes
+        self._record(sorted(allowed, key=self._turn), asked_by)
         if len(allowed) < len(fresh):
             raise SearchOver("the budget is spent")
         if self._hits_in_a_row >= _HITS_IN_A_ROW or (not fresh and self._covered):
@@ -178,6 +178,11 @@ class LedgerSession(Session):
                 raise ObjectiveFailed(
                     f"{self._failures_in_a_row} evaluations in a row failed, the last with: {done.failure.message}"
                 )
+
+    def _turn(self, assignment: Assignment) -> tuple[tuple[float, ...], tuple[int, ...]]:
+        """By which to sort what is asked for together: neighbours share the longest prefixes."""
+        first = () if self._racing is None else self._racing.turn(assignment)
+        return first, self.space.encode(assignment)
 
     def _evaluate(self, assignments: Sequence[Assignment]) -> Iterator[Evaluation]:
         if self._racing is not None:

@@ -19,8 +19,8 @@ from mpsearch.problem.probe import Probe
 
 Scores = Mapping[str, NDArray[np.float64]]
 """One score per sample [n], by measure; of those measures alone that are means over samples."""
-GoesOn = Callable[[Assignment, Scores], bool]
-"""Whether an assignment that has scored so far is worth another stage."""
+GoesOn = Callable[[Scores], bool]
+"""Whether an assignment that has scored so far is worth another batch."""
 
 
 class Problem(ABC):
@@ -80,17 +80,15 @@ class Problem(ABC):
         choices are cheapest next to each other.
         """
 
-    def race(
-        self, assignments: Sequence[Assignment], stages: Sequence[Sequence[int]], goes_on: GoesOn
-    ) -> Iterator[Evaluation]:
-        """Score each on the validation batches of the first stage, then those that `goes_on` on the next, and so on.
+    def race(self, assignment: Assignment, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
+        """Score on one validation batch after another, as long as `goes_on`.
 
-        An assignment that goes through all stages, which name each batch once, scores bit for bit as in `evaluate`;
-        another has what the batches it saw measure, and a fidelity below 1. Yields in the given order.
+        An assignment that sees all batches scores bit for bit as in `evaluate`; another has what the batches it saw
+        measure, and a fidelity below 1.
 
         Args:
-            stages: numbers of batches.
-            goes_on: asked after every stage with all scores so far, in the order of the stages; after the last one
-                too, where the answer has no effect. It is not asked about an assignment that failed.
+            order: numbers of batches, each once.
+            goes_on: asked after every batch with all scores so far, in the order of the batches; after the last one
+                too, where the answer has no effect. It is not asked where the objective failed.
         """
-        raise NotImplementedError(f"{type(self).__name__} scores no part of the data ({len(stages)} stages).")
+        raise NotImplementedError(f"{type(self).__name__} scores no part of the data ({len(order)} batches).")

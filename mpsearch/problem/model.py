@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -105,23 +105,6 @@ class ModelProblem(Problem):
         return self._probe
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
-        def stages() -> list[Sequence[int]]:
-            return [self.runner.order(split, len(self._batches[split]))]
-
-        return self._evaluate(assignments, split, stages, None)
-
-    def race(
-        self, assignments: Sequence[Assignment], stages: Sequence[Sequence[int]], goes_on: GoesOn
-    ) -> Iterator[Evaluation]:
-        return self._evaluate(assignments, "validation", lambda: stages, goes_on)
-
-    def _evaluate(
-        self,
-        assignments: Sequence[Assignment],
-        split: str,
-        stages: Callable[[], Sequence[Sequence[int]]],
-        goes_on: GoesOn | None,
-    ) -> Iterator[Evaluation]:
         batches = self._batches[split]
         todo = iter(assignments)
         # with one batch every assignment is finished before the next is begun; with several, a chunk of them goes
@@ -129,17 +112,22 @@ class ModelProblem(Problem):
         while now := list(islice(todo, 1 if len(batches) == 1 else self._chunk)):
             began = time.perf_counter()
             attempts = [_Attempt(assignment) for assignment in now]
-            running = attempts
-            for stage in stages():
-                self._run(running, split, stage)
-                if goes_on is not None:
-                    running = [a for a in running if a.error is None and goes_on(a.assignment, self._scores(a, split))]
+            self._run(attempts, split, self.runner.order(split, len(batches)))
             share = (time.perf_counter() - began) / len(now)
             if len(batches) > 1:
                 held = max(1, nbytes(list(attempts[0].outputs.values())))
                 self._chunk = max(1, min(64, round(CHUNK_SECONDS / max(share, 1e-9)), CHUNK_BYTES // held))
             for attempt in attempts:
                 yield self._score(attempt, split, share)
+
+    def race(self, assignment: Assignment, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
+        began = time.perf_counter()
+        attempt = _Attempt(assignment)
+        for batch in order:
+            self._run([attempt], "validation", [batch])
+            if attempt.error is not None or not goes_on(self._scores(attempt, "validation")):
+                break
+        return self._score(attempt, "validation", time.perf_counter() - began)
 
     def _run(self, attempts: Sequence[_Attempt], split: str, order: Sequence[int]) -> None:
         for batch in order:

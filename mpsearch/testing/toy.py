@@ -88,17 +88,12 @@ class Toy(Problem):
         return ToyProbe(self.space, dict(zip([site.name for site in self.sites], SENSITIVITY, strict=False)))
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
-        whole = [range(len(self.batch_sizes))]
-        return (self._score(assignment, split, whole, lambda *_: True) for assignment in assignments)
+        return (self._score(a, split, range(len(self.batch_sizes)), lambda _: True) for a in assignments)
 
-    def race(
-        self, assignments: Sequence[Assignment], stages: Sequence[Sequence[int]], goes_on: GoesOn
-    ) -> Iterator[Evaluation]:
-        return (self._score(assignment, "validation", stages, goes_on) for assignment in assignments)
+    def race(self, assignment: Assignment, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
+        return self._score(assignment, "validation", order, goes_on)
 
-    def _score(
-        self, assignment: Assignment, split: str, stages: Sequence[Sequence[int]], goes_on: GoesOn
-    ) -> Evaluation:
+    def _score(self, assignment: Assignment, split: str, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
         began = time.perf_counter()
         self._count += 1
         self._watch(assignment, split)
@@ -110,9 +105,9 @@ class Toy(Problem):
         accuracy = self._accuracy(assignment) - (0.01 if split == "test" else 0.0) + self._drift * self._count
         solved = (self._hardness < accuracy).astype(float).reshape(total, size)
         seen: list[int] = []
-        for stage in stages:
-            seen += stage
-            if not goes_on(assignment, {"accuracy": np.concatenate([solved[i] for i in seen])}):
+        for batch in order:
+            seen.append(batch)
+            if not goes_on({"accuracy": np.concatenate([solved[i] for i in seen])}):
                 break
         self._work += len(seen) / total
         if total > 1:

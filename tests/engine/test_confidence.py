@@ -1,16 +1,21 @@
 """How often evidence is false when looked at all the time, and how soon it is found where there is some."""
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 
-from mpsearch.engine.confidence import STAKES, log_evidence
+from mpsearch.engine.confidence import BOLDEST, GUESS_COUNTS, GUESSED_GAP, log_capital
 
 ALPHA = 0.05
+
+
+def by_chance(n):
+    """How many of `n` may be false: a number that a probability of ALPHA exceeds once in a thousand."""
+    return binom.ppf(0.999, n, ALPHA)
 
 
 def paired(kind, rng, n=600):
@@ -36,20 +41,33 @@ def paired(kind, rng, n=600):
     return loss, rival * loss.mean() / rival.mean()
 
 
-def evidence(loss, rival, seen):
-    worst = rival.max()  # of a rival all is known
-    return log_evidence((loss - rival + worst)[seen], worst, len(loss))
+def most(loss, rival, usual, seen, deviation=0.3):
+    """The largest capital against "`loss` is no worse than `rival`"; what is drawn are differences to `usual`."""
+    drawn = (loss - usual)[seen]
+    return log_capital(drawn, rival.mean() - usual.mean(), len(loss), -usual.max(), deviation).max()
 
 
+@pytest.mark.parametrize("usual", ["of the rival", "of many", "none"])
 @pytest.mark.parametrize("kind", ["errors", "few errors", "rare relief", "log-loss"])
-def test_evidence_is_seldom_false_however_often_one_looks(kind):
+def test_capital_is_seldom_large_by_chance_however_often_one_looks(kind, usual):
     rng = np.random.default_rng(0)
     false = 0
     for _ in range(400):
         loss, rival = paired(kind, rng)
+        known = {"of the rival": rival, "of many": 0.5 * loss + 0.3 * rival, "none": 0 * loss}[usual]
         seen = rng.permutation(len(loss))[:-30]
-        false += evidence(loss, rival, seen) > math.log(1 / ALPHA)  # it looks after each sample
-    assert false <= 400 * ALPHA
+        false += most(loss, rival, known, seen) > math.log(1 / ALPHA)  # it looks after each sample
+    assert false <= by_chance(400)
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-6, 0.03, 3.0, 1e6])
+def test_a_wrong_guess_costs_no_confidence(deviation):
+    rng = np.random.default_rng(3)
+    false = 0
+    for _ in range(300):
+        loss, rival = paired("errors", rng)
+        false += most(loss, rival, rival, rng.permutation(len(loss))[:-30], deviation) > math.log(1 / ALPHA)
+    assert false <= by_chance(300)
 
 
 def test_an_estimated_variance_would_be_fooled():
@@ -63,51 +81,69 @@ def test_an_estimated_variance_would_be_fooled():
     assert fooled > 200 * ALPHA
 
 
-@pytest.mark.parametrize(("worse_by", "samples"), [(0.3, 60), (0.1, 250), (0.04, 1000)])
-def test_evidence_is_found_soon_where_there_is_some(worse_by, samples):
+@pytest.mark.parametrize(("worse_by", "samples"), [(0.3, 60), (0.1, 200), (0.04, 800)])
+def test_what_is_worse_is_found_soon(worse_by, samples):
     rng = np.random.default_rng(2)
     needed = []
     for _ in range(20):
         rival = (rng.random(5000) < 0.1).astype(float)
         changed = rng.random(5000)
         loss = np.where(changed < worse_by + 0.02, 1.0, np.where(changed > 0.98, 0.0, rival))
-        n = next(
-            n for n in range(10, 5001, 10) if log_evidence((loss - rival + 1)[:n], 1.0, 5000) > math.log(1 / ALPHA)
-        )
-        needed.append(n)
+        capital = log_capital(loss - rival, 0.0, 5000, -1.0, 0.3)
+        needed.append(int(np.argmax(capital > math.log(1 / ALPHA))) if capital.max() > math.log(1 / ALPHA) else 5000)
     assert np.median(needed) <= samples
 
 
-values = st.lists(st.floats(0, 100), min_size=1, max_size=40)
+def test_differences_to_many_tell_more_than_differences_to_one():
+    """Errors that depend on how hard a sample is: of two networks alike, what the one gets wrong says little."""
+    rng = np.random.default_rng(4)
+    needed = {"one": [], "many": []}
+    for _ in range(20):
+        hard = np.where(rng.random(5000) < 0.7, 0.01, rng.random(5000))
+        networks = [(rng.random(5000) < hard).astype(float) for _ in range(12)]
+        rival, loss = networks[0], np.maximum(networks[-1], rng.random(5000) < 0.03)
+        for how, usual in (("one", rival), ("many", np.mean(networks[:-1], axis=0))):
+            capital = log_capital(loss - usual, rival.mean() - usual.mean(), 5000, -usual.max(), (loss - usual).std())
+            large = capital > math.log(1 / ALPHA)
+            needed[how].append(int(np.argmax(large)) if large.any() else 5000)
+    assert np.median(needed["many"]) < 0.7 * np.median(needed["one"])
+
+
+values = st.lists(st.floats(-3, 100), min_size=1, max_size=40)
 
 
 @settings(deadline=None)
-@given(drawn=values, mean=st.floats(0.01, 100), more=st.integers(1, 100))
-def test_the_capital_is_that_of_gamblers_one_bet_at_a_time(drawn, mean, more):
+@given(drawn=values, mean=st.floats(-2.9, 100), more=st.integers(1, 100), deviation=st.floats(0, 50))
+def test_the_capital_is_that_of_a_gambler_one_bet_at_a_time(drawn, mean, more, deviation):
     population = len(drawn) + more
-    capital, best, total = np.full(len(STAKES), 1 / len(STAKES)), 1.0, population * mean
+    found = log_capital(np.array(drawn), mean, population, -3.0, deviation)
+    capital = 0.0
     for t, value in enumerate(drawn):
-        expected = (total - sum(drawn[:t])) / (population - t)
-        if expected <= 1e-6:
+        expected = (population * mean - sum(drawn[:t])) / (population - t)
+        if expected <= -3 + 1e-6:
             return  # what is left rounds to nothing
-        capital = capital * (1 + STAKES * (value / expected - 1))
-        best = max(best, capital.sum())
-    found = log_evidence(np.array(drawn), mean, population)
-    if sum(drawn) > total * (1 + 1e-6) + 1e-6:
-        assert found == math.inf
-    elif sum(drawn) < total * (1 - 1e-6):
-        assert found == pytest.approx(math.log(best), rel=1e-6, abs=1e-9)
+        guess = [mean + GUESSED_GAP * deviation] * GUESS_COUNTS
+        gap = np.mean(drawn[:t] + guess) - expected
+        spread = np.var(drawn[:t]) * t if t else 0.0
+        variance = (spread + GUESS_COUNTS * deviation**2) / (t + GUESS_COUNTS)
+        if variance + gap**2 < 1e-9:
+            return
+        bet = min(max(gap / (variance + gap**2), 0), BOLDEST / (expected + 3))
+        capital += math.log1p(bet * (value - expected))
+        if sum(drawn[: t + 1]) + 3 * (t + 1) > population * (mean + 3) * (1 - 1e-6):
+            return
+        assert found[t] == pytest.approx(capital, rel=1e-5, abs=1e-6)
 
 
-@given(drawn=values, mean=st.floats(0.01, 100), more=st.integers(1, 100))
-def test_evidence_grows_with_looking_and_shrinks_with_the_claim(drawn, mean, more):
+@given(drawn=values, mean=st.floats(-2.9, 100), more=st.integers(1, 100))
+def test_what_is_drawn_later_changes_nothing_before(drawn, mean, more):
     drawn, population = np.array(drawn), len(drawn) + more
-    parts = [log_evidence(drawn[:n], mean, population) for n in range(len(drawn) + 1)]
-    assert parts[0] == 0.0
-    assert all(a <= b for a, b in pairwise(parts))
+    whole = log_capital(drawn, mean, population, -3.0, 1.0)
+    for n in range(len(drawn) + 1):
+        assert log_capital(drawn[:n], mean, population, -3.0, 1.0).tolist() == whole[:n].tolist()
 
 
-def test_a_whole_population_that_has_the_mean_is_no_evidence():
+def test_a_whole_population_that_has_the_mean_is_not_impossible():
     drawn = np.array([0.0, 2.0, 0.1 + 0.2, 1.7])
-    assert log_evidence(drawn, drawn.sum() / 4, 4) < math.inf
-    assert log_evidence(drawn, drawn.sum() / 4 - 0.01, 4) == math.inf
+    assert log_capital(drawn, drawn.sum() / 4, 4, 0.0, 1.0).max() < math.inf
+    assert log_capital(drawn, drawn.sum() / 4 - 0.01, 4, 0.0, 1.0)[-1] == math.inf
