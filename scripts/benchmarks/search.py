@@ -1,10 +1,11 @@
 """How fast each driver finds the front of spaces that were scored assignment by assignment.
 
-Three truths: the weights of a convolutional chain, the weights, features and messages of a GCN, the weights and some
-inputs of a transformer block; each a trained network whose every assignment was measured once (`--make NAME` does it
-again). Drivers search them by looking losses up, in the session of every run; what counts is the share of the whole
-space's hypervolume after so many evaluations, controls included. Then wall time: the same search on the network
-itself, beside Optuna's NSGA-II on plain eager evaluations without a cache.
+Three truths: the weights of a convolutional chain, the weights, features and messages of a GCN, the weights and two
+inputs of a transformer block; what else is multiplied in the first and the last is int8. Each is a trained network
+whose every assignment was measured once (`--make NAME` does it again). Drivers search them by looking losses up, in the
+session of every run; what counts is the share of the whole space's hypervolume after so many evaluations, controls
+included. Then wall time: the same search on the network itself, beside Optuna's NSGA-II on plain eager evaluations
+without a cache.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import time
 from datetime import datetime
@@ -15,6 +16,7 @@ from truth.table import HERE, Truth
 from mpsearch.core.assignment import Assignment
 from mpsearch.engine.run import run
 from mpsearch.problem.base import Problem
+from mpsearch.spec import registry
 from mpsearch.spec.load import load_spec
 from mpsearch.spec.schema import Spec
 
@@ -25,16 +27,24 @@ BUDGET = 200
 def timed_run(problem: Problem, truth: Truth, seed: int, share: float, racing: bool) -> Timed:
     """A whole run of `frontier`, as `mpsearch run` does it, on a problem that is built and calibrated, cache empty.
 
-    The clock is the ledger's own: it starts before the run does anything, and an evaluation counts once it is on disk.
+    The clock is the ledger's own: it starts when the run has its problem, and an evaluation counts once it is on disk.
     Raises `BadInput` where racing is refused.
     """
+    registry.load("drivers", "frontier")  # imports are no part of a search
+    next(iter(problem.evaluate([Assignment()])))  # the machine warms up before the clock starts
     problem.forget()
     spec = load_spec(HERE / f"{truth.name}.yaml")
     fields = {"driver": {"use": "frontier", "budget": BUDGET}, "seed": seed, "racing": {"enabled": racing}}
     spec = Spec.model_validate({**spec.model_dump(by_alias=True), **fields})
-    with tempfile.TemporaryDirectory() as folder:
+    began = math.inf
+
+    def build(spec: Spec, weights: Path | None) -> Problem:
+        nonlocal began
         began = time.time()
-        run(spec, Path(folder) / "run", build=lambda spec, weights: problem, show_progress=False, bare=True)
+        return problem
+
+    with tempfile.TemporaryDirectory() as folder:
+        run(spec, Path(folder) / "run", build=build, show_progress=False, bare=True)
         lines = (Path(folder) / "run" / "ledger.jsonl").read_text(encoding="utf-8").splitlines()[1:]
     places: list[int | None] = []
     moments: list[float] = []

@@ -1,18 +1,21 @@
 """The search as one writes it without this library: Optuna's NSGA-II over a model fake-quantized by plain torch.
 
-Each evaluation quantizes every weight anew and runs the whole validation split in eager mode. Scales and zero points
-are found beforehand, by the rules of the formats, so that both sides score the same thing.
+Each evaluation quantizes every weight and every value anew and runs the whole validation split in eager mode. Scales
+and zero points are found beforehand, by the rules of the formats, so that both sides score the same thing.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import optuna
 import torch
+import torch.nn.functional as F
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from torch import Tensor, nn
 from truth.curves import Shares, Volume
@@ -23,15 +26,13 @@ from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.integer import Integer
+from mpsearch.zoo.vit import Block, ViT
 
 Quantize = Callable[[Tensor], Tensor]
 
-_MODULE_OF = {"blocks.0.attn.q_proj:in": "blocks.0.attn"}
-"""Where a value is read by several layers: the module whose input it is."""
-
 
 class Eager:
-    """A network whose weights and inputs are fake-quantized.
+    """A network whose weights and values are fake-quantized: values in a forward of its own (`vit`), or in hooks.
 
     Args:
         truth: whose space it covers.
@@ -41,17 +42,19 @@ class Eager:
         self._space = truth.space
         objective = Network(truth.name)
         self._model = objective.model()
+        rewritten = isinstance(self._model, ViT)
+        self._forward = partial(_quantized_vit, self._model, self._seen) if rewritten else self._model
         self._batches = list(objective.batches("validation"))
         self._weights = {name: tensor.detach().clone() for name, tensor in self._model.named_parameters()}
         self._now: dict[str, Quantize] = {}
         self._caught: dict[str, list[Tensor]] = {}
-        values = [site for choice in self._space.choices for site in choice.sites if ":" in site]
-        for site in values:
+        values = [site for choice in self._space.choices for site in choice.sites if site not in self._weights]
+        for site in [] if rewritten else values:
             self._hook(site)
         self._caught = {site: [] for site in values}
         with torch.no_grad():
             for batch in objective.batches("calibration"):
-                self._model(*batch.args)
+                self._forward(*batch.args)
         self._quantize = {
             (site, option): self._fit(site, option)
             for choice in self._space.choices
@@ -61,20 +64,21 @@ class Eager:
         self._caught = {}
 
     @torch.no_grad()
-    def log_loss(self, indices: Sequence[int]) -> float:
-        """Mean over the validation split at option `indices`."""
-        for choice, index in zip(self._space.choices, indices, strict=True):
+    def log_loss(self, indices: Sequence[int] | None) -> float:
+        """Mean over the validation split at option `indices`; None for the float model."""
+        self._now = {}
+        for choice, index in zip(self._space.choices, indices or (), strict=indices is not None):
             for site in choice.sites:
                 self._now[site] = self._quantize[site, choice.options[index]]
         for name, parameter in self._model.named_parameters():
-            if name in self._now:
-                parameter.data = self._now[name](self._weights[name])
-        losses = [score(self._model(*batch.args), batch.target)[0] for batch in self._batches]
+            weight = self._weights[name]
+            parameter.data = self._now[name](weight) if name in self._now else weight
+        losses = [score(self._forward(*batch.args), batch.target)[0] for batch in self._batches]
         return torch.cat(losses).double().mean().item()
 
     def _hook(self, site: str) -> None:
         module, _, part = site.partition(":")
-        layer = self._model.get_submodule(_MODULE_OF.get(site, module))
+        layer = self._model.get_submodule(module)
 
         def on_input(layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (self._seen(site, args[0]), *args[1:])
@@ -109,6 +113,30 @@ class Eager:
         return lambda x: sign * torch.fake_quantize_per_channel_affine(sign * x, size, zeros, 0, low, high)
 
 
+def _quantized_vit(model: ViT, quantize: Callable[[str, Tensor], Tensor], images: Tensor) -> Tensor:
+    """The forward of a ViT of one block, attention written out, with `quantize(site, value)` at every site."""
+    name, block = "blocks.0", cast(Block, model.blocks[0])
+    attn, heads = block.attn, block.attn.heads
+
+    def layer(site: str, module: nn.Module, x: Tensor) -> Tensor:
+        return cast(Tensor, module(quantize(f"{site}:in", x)))
+
+    tokens = layer("patches", model.patches, images).flatten(2).transpose(1, 2) + model.positions
+    tokens = quantize("sum", tokens)
+    normed = quantize(f"{name}.attn.q_proj:in", block.norm1(tokens))
+    q, k, v = (
+        quantize(f"{name}.attn:{part}", projection(normed)).unflatten(-1, (heads, -1)).transpose(1, 2)
+        for part, projection in (("q", attn.q_proj), ("k", attn.k_proj), ("v", attn.v_proj))
+    )
+    scores = quantize(f"{name}.attn:scores", q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]))
+    probs = quantize(f"{name}.attn:probs", torch.softmax(scores, -1))
+    mixed = layer(f"{name}.attn.out_proj", attn.out_proj, (probs @ v).transpose(1, 2).flatten(2))
+    tokens = quantize(f"{name}:sum", tokens + quantize(f"{name}.attn.out_proj:out", mixed))
+    hidden = F.gelu(layer(f"{name}.fc1", block.fc1, block.norm2(tokens)))
+    tokens = tokens + quantize(f"{name}.fc2:out", layer(f"{name}.fc2", block.fc2, hidden))
+    return layer("head", model.head, model.norm(tokens).mean(1))
+
+
 @dataclass(frozen=True)
 class Timed:
     """What a search took until it had its share of the hypervolume.
@@ -131,6 +159,7 @@ def nsga2(eager: Eager, truth: Truth, seed: int, share: float, most: int) -> Tim
     options: dict[str, BaseDistribution] = {
         choice.name: CategoricalDistribution(range(len(choice.options))) for choice in truth.space.choices
     }
+    eager.log_loss(None)  # the machine warms up before the clock starts
     study = optuna.create_study(directions=["minimize"] * 2, sampler=optuna.samplers.NSGAIISampler(seed=seed))
     seconds = difference = 0.0
     for done in range(1, most + 1):
