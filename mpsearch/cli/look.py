@@ -145,7 +145,7 @@ def _about(kind: str, name: str) -> str:
     from mpsearch.spec import find, registry
 
     if name == "auto":
-        return "exhaustive where the budget covers the space, else optuna"
+        return "exhaustive where the budget covers the space, else frontier"
     try:
         if kind in ("spaces", "objectives"):
             path = find.find_space(name) if kind == "spaces" else find.find_objective(name, Path())[0]

@@ -1,4 +1,4 @@
-"""Where a search over assignments may look next: first questions, neighbours, random points, predicted fronts.
+"""Where a search over assignments may look next: one choice at a time, neighbours, random points, predicted fronts.
 
 Assignments are rows of option indices here, as `Space.encode` gives them.
 """
@@ -22,19 +22,16 @@ _SOLVED = 64
 """Choices up to which a predicted front is solved whole; above, its convex hull does."""
 
 
-def first_questions(space: Space, most: int) -> Rows:
-    """At most `most` assignments that show what each choice does, where all else is widest and where it is narrowest.
+def one_at_a_time(space: Space, base: Sequence[int], most: int) -> Rows:
+    """`base` with one choice as wide as it can be, or as narrow where it is widest already; at most `most` rows.
 
     Of many choices, neighbours move together.
     """
     bits = [np.array([fmt.bits for fmt in choice.options]) for choice in space.choices]
-    widest = np.array([b.argmax() for b in bits], dtype=np.int16)
-    narrowest = np.array([b.argmin() for b in bits], dtype=np.int16)
+    moved = np.array([b.argmin() if b[k] == b.max() else b.argmax() for b, k in zip(bits, base, strict=True)])
     free = np.flatnonzero([len(b) > 1 for b in bits])
-    groups = np.array_split(free, max(1, min(len(free), most // 2)))
-    rows = [np.where(np.isin(np.arange(len(bits)), group), narrowest, widest) for group in groups]
-    rows += [np.where(np.isin(np.arange(len(bits)), group), widest, narrowest) for group in groups]
-    return np.array(rows, dtype=np.int16)[:most]
+    groups = np.array_split(free, max(1, min(len(free), most)))
+    return np.array([np.where(np.isin(np.arange(len(bits)), group), moved, base) for group in groups], dtype=np.int16)
 
 
 def neighbours(rows: Rows, sizes: Sequence[int], most: int, rng: np.random.Generator) -> Rows:
@@ -65,6 +62,36 @@ def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -
         return np.array([[row.argmin() for row in score]], dtype=np.int16)
     solve = front if len(score) <= _SOLVED else sweep
     return np.concatenate([solve(score, [cost], most=most).indices for cost in sums]).astype(np.int16)
+
+
+class Prefixes:
+    """What share of the work is left for an assignment that begins like one that was asked before.
+
+    Args:
+        work: share of a forward that is computed where the first p choices are as before, p from 0 to all.
+    """
+
+    def __init__(self, work: Sequence[float]) -> None:
+        self._work = np.asarray(work)
+        self._lengths = 1 + np.flatnonzero(np.diff(self._work))  # a longer beginning saves more only at these
+        self._known: set[bytes] = set()
+
+    def add(self, row: NDArray[np.int16]) -> None:
+        self._known.update(row[:length].tobytes() for length in self._lengths)
+
+    def left(self, rows: Rows) -> Floats:
+        """Share of a forward [n] that `rows` would take."""
+        return np.array([self._work[self._shared(row)] for row in rows])
+
+    def _shared(self, row: NDArray[np.int16]) -> int:
+        low, high = 0, len(self._lengths)
+        while low < high:
+            middle = (low + high) // 2
+            if row[: self._lengths[middle]].tobytes() in self._known:
+                low = middle + 1
+            else:
+                high = middle
+        return int(self._lengths[low - 1]) if low else 0
 
 
 def unseen(rows: Rows, seen: Set[bytes]) -> Rows:

@@ -1,10 +1,11 @@
 """The frontier driver: learn the losses, know the costs, and ask where the front is expected to grow most.
 
-1. What each choice does, where all else is widest and where it is narrowest (with the uniform controls: the ends).
+1. From the best compromise among the uniform controls, each choice alone as wide as it can be: what it does.
 2. Rounds: a Gaussian process of every measured goal is fitted to all that was measured. Candidates are the
    neighbours of the front, the exact front that a purely additive model predicts, random points, and the neighbours of
    the best of these. Those with the largest expected hypervolume improvement are asked, each counted as part of the
-   front before the next is picked, so that a round spreads; a share goes to where the model knows least.
+   front before the next is picked, so that a round spreads; a share goes to where the model knows least. Of those that
+   promise alike, the one that shares most computation with earlier questions comes first.
 
 Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids. A limit on a
 measured goal weighs the improvement with the probability that it holds.
@@ -30,7 +31,7 @@ from mpsearch.core.front import is_feasible, non_dominated
 from mpsearch.core.goal import Goal
 from mpsearch.cost.terms import Cost
 from mpsearch.drivers.base import AskTell, Session
-from mpsearch.drivers.candidates import Rows, anywhere, first_questions, neighbours, predicted_front, unseen
+from mpsearch.drivers.candidates import Prefixes, Rows, anywhere, neighbours, one_at_a_time, predicted_front, unseen
 from mpsearch.drivers.improvement import Belief, expected_improvement
 from mpsearch.drivers.surrogate import FEWEST, Surrogate
 
@@ -39,8 +40,13 @@ Floats = NDArray[np.float64]
 _POOL, _RANDOM, _HOPS, _BEST = 400, 50, 2, 10
 """Neighbours looked at in a step, random points beside them, steps from the best, and how many are the best."""
 _LAZY = 32
+"""Candidates whose gain is computed again at a time, when the front has grown."""
+_THRIFT = 0.5
+"""Power of the work that an expected gain is divided by: 0 counts evaluations only, 1 computation only."""
 _CELLS = 2_000
+"""About how many boxes the region beyond a front is cut into."""
 _SMALL = 4_096
+"""Size of a space that is listed whole to find what was not asked yet."""
 log = logging.getLogger("mpsearch.run")
 
 
@@ -118,10 +124,11 @@ class Frontier(AskTell):
         self._rows: list[tuple[int, ...]] = []
         self._full: list[bool] = []
         self._seen: set[bytes] = set()
+        self._prefixes = Prefixes(session.problem.work)
         self._learned = self._asked = 0
         self._note(controls)
         left = session.budget_left
-        self._first = self._fresh(first_questions(session.space, 64 if left is None else max(2, left // 4)))
+        self._first = self._fresh(self._one_at_a_time(64 if left is None else max(2, left // 4)))
         self.batch = self._batch or max(1, len(self._first))
 
     def ask(self, n: int) -> list[Assignment]:
@@ -138,6 +145,12 @@ class Frontier(AskTell):
     def tell(self, evaluations: Sequence[Evaluation]) -> None:
         self._note(evaluations)
         self.batch = self._batch or max(2, len(self._rows) // 30)
+
+    def _one_at_a_time(self, most: int) -> Rows:
+        if not self._rows:
+            return np.zeros((0, len(self._sizes)), dtype=np.int16)
+        losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
+        return one_at_a_time(self._space, self._rows[int(losses.sum(axis=1).argmin())], most)
 
     def _axis(self, session: Session, goal: Goal) -> Axis:
         worst = max(goal.loss(e.measures) for e in session.evaluations if e.failure is None)
@@ -157,6 +170,7 @@ class Frontier(AskTell):
             if done.assignment in self._space:
                 row = self._space.encode(done.assignment)
                 self._seen.add(np.array(row, dtype=np.int16).tobytes())
+                self._prefixes.add(np.array(row, dtype=np.int16))
                 self._rows.append(row)
                 self._full.append(done.fidelity == 1 and is_feasible(done, self._goals, self._baseline))
                 for axis in self._axes:
@@ -173,7 +187,7 @@ class Frontier(AskTell):
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
         full = np.flatnonzero(self._full)
         members = full[non_dominated(losses[full])]
-        pool = Pool(self._axes, losses[members])
+        pool = Pool(self._axes, losses[members], self._prefixes)
         near = rows[members] if len(members) else rows
         pool.add(self._fresh(neighbours(near, self._sizes, _POOL, self._rng)))
         if learn:
@@ -210,8 +224,8 @@ class Pool:
         front: scaled losses [members, goals].
     """
 
-    def __init__(self, axes: Sequence[Axis], front: Floats) -> None:
-        self._axes, self._front = axes, _thinned(front)
+    def __init__(self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes) -> None:
+        self._axes, self._front, self._prefixes = axes, _thinned(front), prefixes
         self.rows: Rows = np.zeros((0, 0), dtype=np.int16)
         self._beliefs: list[Belief] = []
         self._likely = np.zeros(0)
@@ -224,6 +238,7 @@ class Pool:
             return
         beliefs = [axis.believe(rows) for axis in self._axes]
         likely = np.prod([_likely(axis, belief) for axis, belief in zip(self._axes, beliefs, strict=True)], axis=0)
+        likely = likely / self._prefixes.left(rows) ** _THRIFT
         gain = likely * expected_improvement(self._front, beliefs)
         if len(self.rows):
             rows = np.concatenate([self.rows, rows])

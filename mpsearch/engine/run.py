@@ -79,7 +79,7 @@ def run(
         if problem.keeps_weights:
             files.write(files.weights, problem.save_weights)
         files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))
-        spec = save_spec(_resolve(spec, problem), files.path)
+        spec = save_spec(_resolve(spec, problem, show_progress), files.path)
         return _sit(files, spec, problem, racing, stop or Stop(), show_progress, bare)
 
 
@@ -212,16 +212,17 @@ def _search(session: LedgerSession, spec: Spec, space: Space) -> None:
         log.info("%s", end)
 
 
-def _resolve(spec: Spec, problem: Problem) -> Spec:
+def _resolve(spec: Spec, problem: Problem, show_progress: bool) -> Spec:
     """`spec` with the driver that `auto` stands for, the number of threads, and the facts about the problem.
 
     The number of threads decides how sums are rounded, so a run keeps it wherever it is resumed.
     """
     driver = spec.driver
     if driver.use == "auto":
-        points = problem.space.size + (FLOAT not in problem.space)
-        covered = driver.budget is not None and points <= driver.budget
-        driver = DriverSpec(use="exhaustive" if covered else "optuna", budget=driver.budget, time=driver.time)
+        driver, why = _chosen(driver, problem.space)
+        log.info("driver auto: %s, because %s", driver.use, why)
+        if show_progress:
+            print(f"mpsearch: driver {driver.use}, because {why}", file=sys.stderr)
     known = spec.resolved or Resolved(
         space_file="", space_sha256="", objective_file="", objective_class="", objective_sha256=""
     )
@@ -229,6 +230,17 @@ def _resolve(spec: Spec, problem: Problem) -> Spec:
     resolved = known.model_copy(update=facts)
     engine = spec.engine.model_copy(update={"threads": spec.engine.threads or problem.threads})
     return spec.model_copy(update={"driver": driver, "engine": engine, "resolved": resolved})
+
+
+def _chosen(driver: DriverSpec, space: Space) -> tuple[DriverSpec, str]:
+    """The driver that `auto` stands for, and why."""
+    points, size = space.size + (FLOAT not in space), f"{space.size:,} assignments"
+    if driver.budget is not None and points <= driver.budget:
+        use, why = "exhaustive", f"the budget of {driver.budget} covers all {size}"
+    else:
+        limit = f"budget of {driver.budget}" if driver.budget is not None else f"time of {driver.time}"
+        use, why = "frontier", f"{size} are more than " + ("the " if driver.budget else "are enumerated in a ") + limit
+    return DriverSpec(use=use, budget=driver.budget, time=driver.time), why
 
 
 def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list[Assignment]:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -15,6 +16,9 @@ from mpsearch.core.format import FP32
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.interpret import Interpreter, Stream
 
+_OVERHEAD = 0.1
+"""Share of an evaluation that is no multiplication: walking the graph, the metric, writing the result down."""
+
 
 class Runner(ABC):
     """Runs a model at any assignment on batches it holds."""
@@ -23,6 +27,10 @@ class Runner(ABC):
     @abstractmethod
     def forwards(self) -> float:
         """Work done so far, in float forwards of the validation split."""
+
+    def work(self, choices: Sequence[Sequence[str]]) -> list[float]:
+        """Share of a forward that is computed where the first p of `choices` (names of sites) are as before, by p."""
+        return [1.0] * (len(choices) + 1)
 
     @abstractmethod
     def run(self, assignment: Assignment, split: str, batch: int) -> Any:
@@ -65,6 +73,17 @@ class GraphRunner(Runner):
     @property
     def forwards(self) -> float:
         return self.interpreter.macs_done / self._macs_of_forward
+
+    def work(self, choices: Sequence[Sequence[str]]) -> list[float]:
+        program = self.interpreter.program
+        number = {site: i for i, sites in enumerate(choices) for site in sites}
+        of_site = [number[site.name] for site in program.sites]
+        macs = np.zeros(len(choices) + 1)  # by the last choice that a step depends on, plus 1; 0 for none
+        for step in program.steps:
+            macs[max((c + 1 for i, c in enumerate(of_site) if step.upstream >> i & 1), default=0)] += step.macs
+        return [
+            _OVERHEAD + (1 - _OVERHEAD) * float(macs[p + 1 :].sum() / max(1.0, macs.sum())) for p in range(len(macs))
+        ]
 
     def order(self, split: str, n: int) -> Sequence[int]:
         """Back and forth, so that what the cache still holds of the last batch is used first."""

@@ -52,6 +52,14 @@ class Problem(ABC):
     def forwards(self) -> float:
         """Work done so far, in float forwards of the validation split (MACs computed over MACs of a forward)."""
 
+    @property
+    def work(self) -> Sequence[float]:
+        """Share of a forward that is computed for an assignment whose first p choices were evaluated together before.
+
+        One number for each p from 0 to the number of choices; for drivers that weigh what a question costs.
+        """
+        return [1.0] * (len(self.space.choices) + 1)
+
     @abstractmethod
     def costs(self, assignment: Assignment) -> dict[str, float]:
         """Measures that follow from the assignment by arithmetic (`memory_bytes`, ...): no forward pass."""

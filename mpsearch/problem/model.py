@@ -82,6 +82,10 @@ class ModelProblem(Problem):
     def forwards(self) -> float:
         return self.runner.forwards
 
+    @property
+    def work(self) -> Sequence[float]:
+        return self.runner.work([choice.sites for choice in self.space.choices])
+
     def save_weights(self, path: Path) -> None:
         save_file({name: tensor.contiguous().cpu() for name, tensor in self._weights.items()}, path)
 

@@ -146,7 +146,7 @@ class GoalSpec(Part):
 
 
 class DriverSpec(Part):
-    use: Text = Field(default="auto", description="auto: exhaustive if the budget covers the space, else optuna.")
+    use: Text = Field(default="auto", description="auto: exhaustive if the budget covers the space, else frontier.")
     budget: Annotated[StrictInt, Field(gt=0)] | None = Field(
         None,
         description=f"Distinct evaluations, controls included; {DEFAULT_BUDGET} if no time is given.",
