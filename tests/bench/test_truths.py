@@ -33,6 +33,7 @@ def test_a_truth_is_what_the_model_measures(truth, some):
     assert (found := problem.cost(size)) is not None
     assert all(map(np.array_equal, found.rows[0].unary, truth.size.rows[0].unary))
     kept, asked = TableProblem(truth), [*some, Assignment()]
+    assert list(kept.work) == pytest.approx(list(problem.work))
     for measured, known in zip(problem.evaluate(asked), kept.evaluate(asked), strict=True):
         assert measured.n == known.n
         assert measured.measures[size] == known.measures[size] == kept.costs(measured.assignment)[size]

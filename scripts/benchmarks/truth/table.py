@@ -45,6 +45,7 @@ class Truth:
         space: its choices.
         size_name: the measure of size, `memory_bytes` or `total_bytes`.
         size: as tables over the choices.
+        work: what the network's `Problem.work` says: share of a forward that is left after the first p choices.
         log_loss: [assignments], float32, nats, in the order of the space.
         wrong: [assignments], samples that were classified wrongly, of `n`.
         n: validation samples.
@@ -56,6 +57,7 @@ class Truth:
     space: Space
     size_name: str
     size: Cost
+    work: tuple[float, ...]
     log_loss: NDArray[np.float32]
     wrong: NDArray[np.uint16]
     n: int
@@ -79,6 +81,7 @@ class Truth:
             space=Space(choices),
             size_name=size["name"],
             size=cost,
+            work=tuple(facts["work"]),
             log_loss=log_loss,
             wrong=wrong,
             n=facts["n"],
@@ -99,6 +102,7 @@ class Truth:
                 "per": self.size.per,
                 "whole": self.size.whole,
             },
+            "work": self.work,
             "n": self.n,
             "baseline": self.baseline,
             "fingerprint": self.fingerprint,
@@ -157,6 +161,10 @@ class TableProblem(Problem):
     def forwards(self) -> float:
         return float(self._count)
 
+    @property
+    def work(self) -> Sequence[float]:
+        return self.truth.work
+
     def costs(self, assignment: Assignment) -> dict[str, float]:
         name = self.truth.size_name
         return {name: self._measures(assignment)[name]}
@@ -187,6 +195,10 @@ class WithTotal(Problem):
     @property
     def forwards(self) -> float:
         return self.problem.forwards
+
+    @property
+    def work(self) -> Sequence[float]:
+        return self.problem.work
 
     def forget(self) -> None:
         self.problem.forget()
@@ -252,6 +264,7 @@ def make(name: str) -> Truth:
         space=space,
         size_name=size_name,
         size=size,
+        work=tuple(problem.work),
         log_loss=log_loss,
         wrong=wrong,
         n=baseline.n,
