@@ -18,8 +18,8 @@ from mpsearch.cost.terms import Cost
 Rows = NDArray[np.int16]
 Floats = NDArray[np.float64]
 
-_SOLVED = 64
-"""Choices up to which a predicted front is solved whole; above, its convex hull does."""
+_SOLVED = 16
+"""Open choices up to which a predicted front is solved whole; above, its convex hull does."""
 
 
 def one_at_a_time(space: Space, base: Sequence[int], most: int) -> Rows:
@@ -52,6 +52,13 @@ def anywhere(sizes: Sequence[int], n: int, rng: np.random.Generator) -> Rows:
     return np.stack([rng.integers(size, size=n) for size in sizes], axis=1).astype(np.int16)
 
 
+def towards_cheapest(rows: Rows, costs: Sequence[Cost], rng: np.random.Generator) -> Rows:
+    """`rows` with a random share of their choices, from none to all, at what adds least to one of `costs`."""
+    cheapest = [[sum(terms.unary[i] for terms in cost.rows).argmin() for i in range(rows.shape[1])] for cost in costs]
+    aims = np.array(cheapest, dtype=np.int16)[rng.integers(len(costs), size=len(rows))]
+    return np.where(rng.random(rows.shape) < rng.random((len(rows), 1)), aims, rows)
+
+
 def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -> Rows:
     """About `most` rows from the front of an additive `score` against each of `costs`: exact, or its convex hull.
 
@@ -60,7 +67,7 @@ def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -
     sums = [cost for cost in costs if len(cost.rows) == 1 and not cost.rows[0].pairs]
     if not sums:
         return np.array([[row.argmin() for row in score]], dtype=np.int16)
-    solve = front if len(score) <= _SOLVED else sweep
+    solve = front if sum(len(row) > 1 for row in score) <= _SOLVED else sweep
     return np.concatenate([solve(score, [cost], most=most).indices for cost in sums]).astype(np.int16)
 
 

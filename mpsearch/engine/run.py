@@ -234,12 +234,13 @@ def _resolve(spec: Spec, problem: Problem, show_progress: bool) -> Spec:
 
 def _chosen(driver: DriverSpec, space: Space) -> tuple[DriverSpec, str]:
     """The driver that `auto` stands for, and why."""
-    points, size = space.size + (FLOAT not in space), f"{space.size:,} assignments"
-    if driver.budget is not None and points <= driver.budget:
-        use, why = "exhaustive", f"the budget of {driver.budget} covers all {size}"
+    points = space.size + (FLOAT not in space)
+    covers = f"{points:,} evaluations would cover the space"
+    if driver.budget is None:
+        use, why = "frontier", f"{covers}, and no budget says that there will be so many"
     else:
-        limit = f"budget of {driver.budget}" if driver.budget is not None else f"time of {driver.time}"
-        use, why = "frontier", f"{size} are more than " + ("the " if driver.budget else "are enumerated in a ") + limit
+        use = "exhaustive" if points <= driver.budget else "frontier"
+        why = f"{covers}, {'within' if points <= driver.budget else 'more than'} the budget of {driver.budget}"
     return DriverSpec(use=use, budget=driver.budget, time=driver.time), why
 
 

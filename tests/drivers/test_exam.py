@@ -20,6 +20,16 @@ class TestAbs(DriverExam):
     complete = True
 
 
+class TestFrontier(DriverExam):
+    driver = "frontier"
+    complete = True
+
+
+class TestFrontierInBatches(DriverExam):
+    driver = "frontier"
+    options = {"batch": 7, "explore": 0.5}  # noqa: RUF012
+
+
 class TestNsga2(DriverExam):
     driver = "optuna"
 

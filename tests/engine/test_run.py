@@ -93,7 +93,9 @@ def test_auto_is_exhaustive_where_the_budget_covers_the_space(tmp_path):
     small = run(toy_spec("auto", budget=82), tmp_path / "small", build=build, **QUIET)
     assert (small.spec.driver.use, len(small.evaluations)) == ("exhaustive", 82)
     large = run(toy_spec("auto", budget=81), tmp_path / "large", build=build, **QUIET)
-    assert large.spec.driver.use == "optuna"
+    assert large.spec.driver.use == "frontier"
+    said = (tmp_path / "large" / "run.log").read_text()
+    assert "driver auto: frontier, because 82 evaluations would cover the space, more than the budget of 81" in said
     assert load_result(tmp_path / "large").spec == large.spec
 
 

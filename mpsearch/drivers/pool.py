@@ -1,0 +1,157 @@
+"""The candidates of a search with what is believed of them, and which of them would improve a front most."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from mpsearch.core.front import non_dominated
+from mpsearch.core.goal import Goal
+from mpsearch.cost.terms import Cost
+from mpsearch.drivers.candidates import Prefixes, Rows, unseen
+from mpsearch.drivers.improvement import Belief, expected_improvement
+from mpsearch.drivers.surrogate import Surrogate
+
+Floats = NDArray[np.float64]
+
+_THRIFT = 0.5
+"""Power of the work that an expected gain is divided by: 0 counts evaluations only, 1 computation only."""
+_LAZY = 32
+"""Candidates whose gain is computed again at a time, when the front has grown."""
+_CELLS = 2_000
+"""About how many boxes the region beyond a front is cut into."""
+
+
+@dataclass
+class Axis:
+    """A goal as the driver sees it: known from tables, or learned.
+
+    Args:
+        worst: loss of the worst control, which scales to 1.
+        bound: largest loss that its limit allows, infinite without one.
+    """
+
+    goal: Goal
+    cost: Cost | None
+    surrogate: Surrogate
+    worst: float
+    bound: float
+    ideal: float = np.inf
+    losses: list[float] = field(default_factory=list)
+
+    def scaled(self, losses: Floats) -> Floats:
+        """As the hypervolume sees them: 0 at the best so far, 1 at the worst control, known costs by ratio."""
+        ends = np.array([self.ideal, self.worst])
+        if self.cost is not None and self.goal.on_log_scale:
+            losses, ends = (np.log2(np.maximum(x, 1e-300)) for x in (losses, ends))
+        span = float(ends[1] - ends[0])
+        found: Floats = (losses - ends[0]) / (span if span > 0 else 1.0)
+        return found
+
+    def believe(self, rows: Rows) -> Belief:
+        """What is known or predicted of `rows` [n, choices]."""
+        if self.cost is not None:
+            return Belief(self.scaled(self.sign * self.cost(rows)))
+        span = self.worst - self.ideal
+        mean, deviation = self.surrogate.predict(rows)
+        return Belief(mean, deviation, self.surrogate.base, self.ideal, self.ideal + (span if span > 0 else 1.0))
+
+    def allowed(self, rows: Rows) -> NDArray[np.bool_]:
+        """Whether known costs meet the limit."""
+        if self.cost is None or not np.isfinite(self.bound):
+            return np.ones(len(rows), dtype=bool)
+        return self.sign * self.cost(rows) <= self.bound + 1e-12 * max(1.0, abs(self.bound))
+
+    @property
+    def sign(self) -> float:
+        return -1.0 if self.goal.maximise else 1.0
+
+
+class Pool:
+    """Candidates with what is believed of them, and the front that they are to improve.
+
+    Args:
+        front: scaled losses [members, goals].
+    """
+
+    def __init__(self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes) -> None:
+        self._axes, self._front, self._prefixes = axes, _thinned(front), prefixes
+        self.rows: Rows = np.zeros((0, 0), dtype=np.int16)
+        self._beliefs: list[Belief] = []
+        self._likely = np.zeros(0)
+        self._gain = np.zeros(0)
+
+    def add(self, rows: Rows) -> None:
+        """Take in `rows` that are not in the pool yet."""
+        rows = unseen(rows, {row.tobytes() for row in self.rows})
+        if not len(rows):
+            return
+        beliefs = [axis.believe(rows) for axis in self._axes]
+        likely = np.prod([_likely(axis, belief) for axis, belief in zip(self._axes, beliefs, strict=True)], axis=0)
+        likely = likely / self._prefixes.left(rows) ** _THRIFT
+        gain = likely * expected_improvement(self._front, beliefs)
+        if len(self.rows):
+            rows = np.concatenate([self.rows, rows])
+            beliefs = [a.joined(b) for a, b in zip(self._beliefs, beliefs, strict=True)]
+            likely, gain = np.concatenate([self._likely, likely]), np.concatenate([self._gain, gain])
+        self.rows, self._beliefs, self._likely, self._gain = rows, beliefs, likely, gain
+
+    def best(self, n: int) -> Rows:
+        """The `n` rows of the largest expected gain."""
+        return self.rows[np.argsort(-self._gain, kind="stable")[:n]]
+
+    def pop(self, explore: bool) -> NDArray[np.int16]:
+        """Take out the most promising row and count it as part of the front; or, to explore, the least known."""
+        at = self._least_known() if explore else self._most_promising()
+        row: NDArray[np.int16] = self.rows[at]
+        expected = np.array([[belief.median[at] for belief in self._beliefs]])
+        self._front = _thinned(np.concatenate([self._front, expected]))
+        rest = np.delete(np.arange(len(self.rows)), at)
+        self.rows, self._likely, self._gain = self.rows[rest], self._likely[rest], self._gain[rest]
+        self._beliefs = [belief.take(rest) for belief in self._beliefs]
+        return row
+
+    def _most_promising(self) -> int:
+        """The largest gain. Gains only shrink as the front grows, so that most need not be computed again."""
+        order = np.argsort(-self._gain, kind="stable")
+        best, most = int(order[0]), -np.inf
+        for begin in range(0, len(order), _LAZY):
+            some = order[begin : begin + _LAZY]
+            if self._gain[some[0]] <= most:
+                break
+            beliefs = [belief.take(some) for belief in self._beliefs]
+            self._gain[some] = self._likely[some] * expected_improvement(self._front, beliefs)
+            if self._gain[some].max() > most:
+                best = int(some[self._gain[some].argmax()])
+                most = self._gain[best]
+        return best if most > 0 else int(self._likely.argmax())
+
+    def _least_known(self) -> int:
+        """The largest gain if all deviations were doubled."""
+        some = np.argsort(-self._gain, kind="stable")[: len(self.rows) // 2 + 1]
+        beliefs = [belief.take(some).doubted() for belief in self._beliefs]
+        return int(some[expected_improvement(self._front, beliefs).argmax()])
+
+
+def _likely(axis: Axis, belief: Belief) -> Floats:
+    """Probability [n] that the limit on a measured goal holds."""
+    if axis.cost is not None or not np.isfinite(axis.bound) or belief.deviation is None:
+        return np.ones(len(belief.mean))
+    room = max(axis.bound - belief.base, 1e-300)
+    found: Floats = ndtr((np.log(room) - belief.mean) / belief.deviation)
+    return found
+
+
+def _thinned(front: Floats) -> Floats:
+    """The members that matter, and of many on several goals so few that the region beyond them has some 1,000 boxes."""
+    front = front[non_dominated(front)] if len(front) else front
+    most = int(_CELLS ** (1 / max(1, front.shape[1] - 1))) + 2
+    if len(front) <= most:
+        return front
+    order = np.argsort(front[:, -1], kind="stable")
+    found: Floats = front[order[np.linspace(0, len(front) - 1, most).astype(int)]]
+    return found

@@ -1,0 +1,183 @@
+"""The frontier driver: what it promises about limits, ties, sizes and small numbers."""
+
+import logging
+from contextlib import suppress
+
+import numpy as np
+import pytest
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import BadInput
+from mpsearch.core.evaluation import Evaluation, Failure
+from mpsearch.core.format import Format
+from mpsearch.core.front import Front, Scale
+from mpsearch.core.goal import Goal, Limit
+from mpsearch.core.space import Choice, Space
+from mpsearch.cost.terms import Cost, Terms
+from mpsearch.drivers.base import SearchOver, Session
+from mpsearch.drivers.frontier import Frontier
+from mpsearch.drivers.optuna import Optuna
+from mpsearch.problem.base import Problem
+
+BITS = (2, 3, 4, 8)
+
+
+class Layers(Problem):
+    """`loss` adds up over layers, more than adds up over neighbours; bytes are exact."""
+
+    def __init__(self, layers: int, flat: bool = False, failing: bool = False) -> None:
+        rng = np.random.default_rng(layers)
+        options = tuple(Format("int", b) for b in BITS)
+        self.space = Space(tuple(Choice(f"w{i}", (f"w{i}",), options) for i in range(layers)))
+        self.sizes, self.matters = rng.integers(10, 1000, layers), np.exp(rng.normal(0, 1.5, layers)) / layers
+        self.flat, self.failing = flat, failing
+
+    @property
+    def forwards(self):
+        return 0.0
+
+    def costs(self, assignment):
+        bits = [assignment.at(f"w{i}").bits for i in range(len(self.sizes))]
+        return {"memory_bytes": int(np.ceil(self.sizes @ bits / 8))}
+
+    def cost(self, name):
+        if name != "memory_bytes":
+            return None
+        return Cost((Terms.of([[int(n * b) for b in BITS] for n in self.sizes]),), per=8, whole=True)
+
+    def evaluate(self, assignments, split="validation"):
+        for a in assignments:
+            if self.failing and a and int(a.key, 16) % 3 == 0:
+                yield Evaluation(a, failure=Failure("error", "as asked"))
+                continue
+            harm = self.matters * 4.0 ** -np.array([a.at(f"w{i}").bits for i in range(len(self.sizes))])
+            loss = 0.1 + 16 * (harm.sum() + 200 * (harm[1:] * harm[:-1]).sum())
+            yield Evaluation(a, {"loss": 1.0 if self.flat else float(loss), "speed": float(-loss), **self.costs(a)})
+
+
+class Plain(Session):
+    """Keeps what was asked, in order."""
+
+    def __init__(self, problem, goals, budget, seed=0):
+        self.problem, self.space, self.goals, self.seed, self.budget = problem, problem.space, goals, seed, budget
+        self.known = {}
+        self._ask([Assignment(), *problem.space.uniform().values()])
+        self.asked = []
+
+    @property
+    def evaluations(self):
+        return tuple(self.known.values())
+
+    @property
+    def budget_left(self):
+        return self.budget - len(self.known)
+
+    def _ask(self, assignments):
+        for done in self.problem.evaluate(assignments):
+            if len(self.known) >= self.budget:
+                raise SearchOver
+            self.known[done.assignment] = done
+
+    def evaluate(self, assignments, label=""):
+        self.asked += assignments
+        self._ask([a for a in dict.fromkeys(assignments) if a not in self.known])
+        return [self.known[a] for a in assignments]
+
+    def run(self, driver):
+        before = set(self.known)
+        with suppress(SearchOver):
+            driver.search(self)
+        if isinstance(driver, Frontier):
+            assert len(set(self.asked)) == len(self.asked)
+            assert not before & set(self.asked)
+            assert all(a in self.space for a in self.asked)
+        return self
+
+    def hypervolume(self):
+        controls = self.evaluations[: 1 + len(self.space.uniform())]
+        done = [e for e in self.evaluations if e.failure is None]
+        ideal = self.problem.evaluate([Assignment()])
+        return Front.of(done, self.goals).hypervolume(Scale.of([*done, *ideal], controls, self.goals))
+
+
+GOALS = (Goal("loss"), Goal("memory_bytes"))
+
+
+@pytest.mark.parametrize("layers", [5, 24])
+def test_it_gets_further_than_nsga2_with_a_third_of_the_questions(layers):
+    ours = [Plain(Layers(layers), GOALS, 80, seed).run(Frontier()).hypervolume() for seed in range(2)]
+    theirs = [Plain(Layers(layers), GOALS, 240, seed).run(Optuna()).hypervolume() for seed in range(2)]
+    assert min(ours) > max(theirs)
+
+
+def test_it_never_asks_what_a_limit_on_a_cost_forbids():
+    problem = Layers(20)
+    bound = 2.2 / 8 * float(problem.sizes.sum())  # only 2 bits for nearly all of them
+    goals = (Goal("loss"), Goal("memory_bytes", limit=Limit.parse(f"<= {bound}")))
+    session = Plain(problem, goals, 60).run(Frontier())
+    assert len(session.known) == 60
+    assert all(problem.costs(a)["memory_bytes"] <= bound for a in session.asked)
+
+
+def test_under_a_limit_on_a_measure_it_finds_smaller_models():
+    goals = (Goal("loss", limit=Limit.parse("<= baseline * 1.05")), Goal("memory_bytes"))
+
+    def smallest(driver, budget):
+        session = Plain(Layers(12), goals, budget).run(driver)
+        front = Front.of(session.evaluations, goals, session.evaluations[0].measures)
+        return front.pick("cheapest:memory_bytes").measures["memory_bytes"]
+
+    assert smallest(Frontier(), 100) < smallest(Optuna(), 300)
+
+
+def test_a_flat_loss_is_no_reason_to_stop():
+    session = Plain(Layers(5, flat=True), GOALS, 90).run(Frontier())
+    assert len(session.known) == 90
+
+
+@pytest.mark.parametrize(
+    "goals",
+    [
+        (Goal("loss"),),
+        (Goal("memory_bytes"),),
+        (Goal("speed", maximise=True), Goal("loss")),
+        (Goal("loss"), Goal("speed", maximise=True), Goal("memory_bytes")),
+    ],
+)
+def test_any_goals(goals):
+    assert len(Plain(Layers(7), goals, 50).run(Frontier()).known) == 50
+
+
+def test_failures_are_no_data_and_are_not_asked_again():
+    session = Plain(Layers(6, failing=True), GOALS, 70).run(Frontier())
+    assert len(session.known) == 70
+    assert sum(e.failure is not None for e in session.evaluations) > 5
+
+
+def test_the_whole_space_is_found():
+    session = Plain(Layers(3), GOALS, 1000).run(Frontier())
+    assert set(session.known) == {Assignment(), *session.space.assignments()}
+
+
+def test_hundreds_of_choices():
+    session = Plain(Layers(200), GOALS, 120).run(Frontier())
+    others = Plain(Layers(200), GOALS, 120).run(Optuna())
+    assert session.hypervolume() > others.hypervolume()
+
+
+def test_too_few_losses_for_a_model_are_said(caplog):
+    session = Plain(Layers(8), GOALS, 40)
+    for a in list(session.known)[2:]:
+        session.known[a] = Evaluation(a, failure=Failure("error", "as asked"))
+    driver = Frontier()
+    with caplog.at_level(logging.WARNING):
+        driver.start(session)
+        driver.ask(8)  # one choice at a time
+        assert len(driver.ask(5)) == 5
+    assert "too few for a model" in caplog.text
+
+
+@pytest.mark.parametrize(("options", "message"), [({"batch": 0}, "batch=0"), ({"explore": 1.5}, "explore=1.5")])
+def test_impossible_options(options, message):
+    with pytest.raises(BadInput, match=message):
+        Frontier(**options)
