@@ -54,7 +54,8 @@ def anywhere(sizes: Sequence[int], n: int, rng: np.random.Generator) -> Rows:
 
 def towards_cheapest(rows: Rows, costs: Sequence[Cost], rng: np.random.Generator) -> Rows:
     """`rows` with a random share of their choices, from none to all, at what adds least to one of `costs`."""
-    cheapest = [[sum(terms.unary[i] for terms in cost.rows).argmin() for i in range(rows.shape[1])] for cost in costs]
+    choices = range(rows.shape[1])
+    cheapest = [[np.sum([terms.unary[i] for terms in cost.rows], axis=0).argmin() for i in choices] for cost in costs]
     aims = np.array(cheapest, dtype=np.int16)[rng.integers(len(costs), size=len(rows))]
     return np.where(rng.random(rows.shape) < rng.random((len(rows), 1)), aims, rows)
 
