@@ -4,8 +4,9 @@
 2. Rounds: a Gaussian process of every measured goal is fitted to all that was measured. Candidates are the
    neighbours of the front, the exact front that a purely additive model predicts, random points, and the neighbours of
    the best of these. Those with the largest expected hypervolume improvement are asked, each counted as part of the
-   front before the next is picked, so that a round spreads; a share goes to where the model knows least. Of those that
-   promise alike, the one that shares most computation with earlier questions comes first.
+   front before the next is picked, so that a round spreads; a share goes to where the model knows least, and so does
+   all once nothing promises much. Of candidates that promise alike, the one that shares most computation with earlier
+   questions comes first.
 
 Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids. A limit on a
 measured goal weighs the improvement with the probability that it holds.
@@ -45,6 +46,8 @@ Floats = NDArray[np.float64]
 
 _POOL, _RANDOM, _HOPS, _BEST = 400, 50, 2, 10
 """Neighbours looked at in a step, random points beside them, steps from the best, and how many are the best."""
+_NEGLIGIBLE = 1e-4
+"""Expected gain of hypervolume below which the model is better questioned than believed."""
 _SMALL = 4_096
 """Size of a space that is listed whole to find what was not asked yet."""
 log = logging.getLogger("mpsearch.run")
@@ -156,8 +159,8 @@ class Frontier(AskTell):
         picked: list[NDArray[np.int16]] = []
         while len(picked) < n and len(pool.rows):
             self._asked += 1
-            explore = int(self._asked * self._explore) > int((self._asked - 1) * self._explore)
-            picked.append(pool.pop(explore))
+            turn = int(self._asked * self._explore) > int((self._asked - 1) * self._explore)
+            picked.append(pool.pop(explore=turn or pool.promise < _NEGLIGIBLE))
         return np.array(picked, dtype=np.int16).reshape(len(picked), len(self._sizes))
 
     def _fresh(self, rows: Rows) -> Rows:

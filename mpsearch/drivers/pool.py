@@ -104,6 +104,11 @@ class Pool:
         """The `n` rows of the largest expected gain."""
         return self.rows[np.argsort(-self._gain, kind="stable")[:n]]
 
+    @property
+    def promise(self) -> float:
+        """The largest expected gain, when last computed: of hypervolume, over the root of the work it takes."""
+        return float(self._gain.max(initial=0.0))
+
     def pop(self, explore: bool) -> NDArray[np.int16]:
         """Take out the most promising row and count it as part of the front; or, to explore, the least known."""
         at = self._least_known() if explore else self._most_promising()

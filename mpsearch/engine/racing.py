@@ -57,13 +57,16 @@ class Racing:
         problem: scores single batches.
         goals: of the search.
         confidence: with which an assignment is dropped.
+        tolerance: how much better than a member it may still be, in standard errors of the member.
         seed: of the order of the batches.
         files: where the scores of those that saw all data are kept, one file each.
 
     Raises `BadInput` where there are no batches to leave out.
     """
 
-    def __init__(self, problem: Problem, goals: Sequence[Goal], confidence: float, seed: int, files: Folder) -> None:
+    def __init__(
+        self, problem: Problem, goals: Sequence[Goal], confidence: float, tolerance: float, seed: int, files: Folder
+    ) -> None:
         self.sizes = tuple(problem.batch_sizes)
         if len(self.sizes) < 2:
             raise BadInput(
@@ -71,7 +74,7 @@ class Racing:
                 f"so there is nothing to leave out. {_INSTEAD}"
             )
         self._problem, self._goals, self._files = problem, tuple(goals), files
-        self._alpha, self._seed = 1 - confidence, seed
+        self._alpha, self._tolerance, self._seed = 1 - confidence, tolerance, seed
         self.fidelities = tuple(n / len(self.sizes) for n in range(1, len(self.sizes) + 1))
         self._base: Evaluation | None = None
         self._front = Front(self._goals, ())
@@ -159,7 +162,7 @@ class Racing:
         exact = [g for g in self._goals if g.name in costs]
         known = {g.name: self._learn(g) for g in measured}
         claims: list[Claim] = [
-            {name: k.means[m.key] for name, k in known.items()}
+            {name: k.means[m.key] - self._tolerance * m.stderr.get(name, 0.0) for name, k in known.items()}
             for m in self._front.members
             if all(g.loss(m.measures) <= g.loss(costs) for g in exact)
         ]

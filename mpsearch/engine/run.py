@@ -197,7 +197,7 @@ def _racing(spec: Spec, problem: Problem, files: Folder) -> Racing | None:
     if not spec.racing.enabled:
         return None
     goals = [goal.goal() for goal in spec.goals]
-    return Racing(problem, goals, spec.racing.confidence, spec.seed, files)
+    return Racing(problem, goals, spec.racing.confidence, spec.racing.tolerance, spec.seed, files)
 
 
 def _search(session: LedgerSession, spec: Spec, space: Space) -> None:

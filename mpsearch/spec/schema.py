@@ -183,6 +183,10 @@ class RacingSpec(Part):
     confidence: Annotated[StrictFloat, Field(gt=0.5, lt=1)] = Field(
         default=0.95, description="That an assignment ended early would not have joined the front."
     )
+    tolerance: Annotated[StrictFloat, Field(ge=0)] = Field(
+        default=0.0,
+        description="How much better than a member of the front, in its standard errors, it may still be when it ends.",
+    )
 
 
 class QuantizationSpec(Part):

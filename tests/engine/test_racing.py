@@ -124,7 +124,7 @@ def test_an_exact_limit_needs_one_batch(tmp_path):
 
 def racing_of(problem, tmp_path):
     """With the float model and two uniform controls evaluated."""
-    racing = Racing(problem, [Goal("accuracy", maximise=True), Goal("memory_bytes")], 0.95, 0, Folder(tmp_path))
+    racing = Racing(problem, [Goal("accuracy", maximise=True), Goal("memory_bytes")], 0.95, 0.0, 0, Folder(tmp_path))
     tmp_path.mkdir(exist_ok=True)
     controls = [Assignment(), problem.space.decode([0] * 4), problem.space.decode([2] * 4)]
     found = [replace(done, asked_by="uniform") for done in score(racing, controls)]
