@@ -9,7 +9,8 @@ with members of the front that cost no more, whose scores of all samples are kno
 with the confidence asked for, over all looks, members and limits together (`mpsearch.engine.confidence`; where several
 members or limits count, it is the mean of their evidence that counts, and a member is as strong as in the measured goal
 where it is weakest). An assignment that belongs on the front is lost with a probability of at most 1 minus the
-confidence.
+confidence. With a tolerance, one that is surely no more than so many standard errors better than a member is dropped
+too: on another sample it might as well be worse.
 
 Most of what an assignment gets wrong is hard for all. So what is compared are the differences, sample by sample, to the
 mean loss of all that were scored on all data, which is known exactly. These differences vary less than those to any one

@@ -114,6 +114,24 @@ def test_a_missed_limit_ends_an_evaluation(limit, tmp_path):
     assert len(wrong) <= 0.05 * len(dropped)
 
 
+def test_what_is_tolerated_saves_more_and_costs_no_more(tmp_path):
+    strict = run(spec_of(), tmp_path / "strict", build=build, **QUIET)
+    spec = replace_fields(spec_of(), racing={"enabled": True, "tolerance": 2.0})
+    loose = run(spec, tmp_path / "loose", build=build, **QUIET)
+    assert loose.saved > strict.saved + 0.02
+    dropped = Toy(batches=10).evaluate([e.assignment for e in loose.evaluations if e.fidelity < 1])
+    members = [m.measures | {"error": m.stderr["accuracy"]} for m in loose.front.members]
+    beaten = [
+        any(
+            m["memory_bytes"] <= e.measures["memory_bytes"]
+            and e.measures["accuracy"] <= m["accuracy"] + 2 * m["error"] + 1e-12
+            for m in members
+        )
+        for e in dropped
+    ]
+    assert sum(beaten) >= 0.95 * len(beaten)
+
+
 def test_an_exact_limit_needs_one_batch(tmp_path):
     goals = [{"name": "accuracy", "maximise": True}, {"name": "memory_bytes", "limit": "<= 500"}]
     raced = run(replace_fields(spec_of(), goals=goals), tmp_path / "run", build=build, **QUIET)
