@@ -27,7 +27,12 @@ def boxes(front: Floats) -> tuple[Floats, Floats]:
         return np.full((1, 1), -np.inf), np.full((1, 1), front.min(initial=1.0))
     front = front[non_dominated(front)] if len(front) else front
     front = front[np.argsort(front[:, -1], kind="stable")]
-    edges = np.r_[-np.inf, np.minimum(front[:, -1], 1.0), 1.0]
+    edges = np.concatenate([[-np.inf], np.minimum(front[:, -1], 1.0), [1.0]])
+    if goals == 2:
+        heights = np.concatenate([[1.0], np.minimum.accumulate(np.minimum(front[:, 0], 1.0))])
+        wide = edges[1:] > edges[:-1]
+        below = np.full(len(heights), -np.inf)
+        return np.column_stack([below, edges[:-1]])[wide], np.column_stack([heights, edges[1:]])[wide]
     lower, upper = [], []
     for i in range(len(front) + 1):
         if edges[i + 1] > edges[i]:

@@ -81,24 +81,26 @@ class Pool:
     def __init__(self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes) -> None:
         self._axes, self._front, self._prefixes = axes, _thinned(front), prefixes
         self.rows: Rows = np.zeros((0, 0), dtype=np.int16)
+        self._keys: set[bytes] = set()
         self._beliefs: list[Belief] = []
-        self._likely = np.zeros(0)
+        self._weight = np.zeros(0)
         self._gain = np.zeros(0)
 
     def add(self, rows: Rows) -> None:
-        """Take in `rows` that are not in the pool yet."""
-        rows = unseen(rows, {row.tobytes() for row in self.rows})
+        """Take in `rows` that were not in the pool yet."""
+        rows = unseen(rows, self._keys)
         if not len(rows):
             return
+        self._keys.update(row.tobytes() for row in rows)
         beliefs = [axis.believe(rows) for axis in self._axes]
-        likely = np.prod([_likely(axis, belief) for axis, belief in zip(self._axes, beliefs, strict=True)], axis=0)
-        likely = likely / self._prefixes.left(rows) ** _THRIFT
-        gain = likely * expected_improvement(self._front, beliefs)
+        weight = np.prod([_likely(axis, belief) for axis, belief in zip(self._axes, beliefs, strict=True)], axis=0)
+        weight = weight / self._prefixes.left(rows) ** _THRIFT
+        gain = weight * expected_improvement(self._front, beliefs)
         if len(self.rows):
             rows = np.concatenate([self.rows, rows])
             beliefs = [a.joined(b) for a, b in zip(self._beliefs, beliefs, strict=True)]
-            likely, gain = np.concatenate([self._likely, likely]), np.concatenate([self._gain, gain])
-        self.rows, self._beliefs, self._likely, self._gain = rows, beliefs, likely, gain
+            weight, gain = np.concatenate([self._weight, weight]), np.concatenate([self._gain, gain])
+        self.rows, self._beliefs, self._weight, self._gain = rows, beliefs, weight, gain
 
     def best(self, n: int) -> Rows:
         """The `n` rows of the largest expected gain."""
@@ -116,7 +118,7 @@ class Pool:
         expected = np.array([[belief.median[at] for belief in self._beliefs]])
         self._front = _thinned(np.concatenate([self._front, expected]))
         rest = np.delete(np.arange(len(self.rows)), at)
-        self.rows, self._likely, self._gain = self.rows[rest], self._likely[rest], self._gain[rest]
+        self.rows, self._weight, self._gain = self.rows[rest], self._weight[rest], self._gain[rest]
         self._beliefs = [belief.take(rest) for belief in self._beliefs]
         return row
 
@@ -129,11 +131,11 @@ class Pool:
             if self._gain[some[0]] <= most:
                 break
             beliefs = [belief.take(some) for belief in self._beliefs]
-            self._gain[some] = self._likely[some] * expected_improvement(self._front, beliefs)
+            self._gain[some] = self._weight[some] * expected_improvement(self._front, beliefs)
             if self._gain[some].max() > most:
                 best = int(some[self._gain[some].argmax()])
                 most = self._gain[best]
-        return best if most > 0 else int(self._likely.argmax())
+        return best if most > 0 else int(self._weight.argmax())
 
     def _least_known(self) -> int:
         """The largest gain if all deviations were doubled."""
