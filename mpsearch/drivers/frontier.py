@@ -146,7 +146,7 @@ class Frontier(AskTell):
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
         eligible = np.flatnonzero(self._eligible)
         members = eligible[non_dominated(losses[eligible])]
-        pool = Pool(self._axes, losses[members], self._prefixes)
+        pool = Pool(self._axes, losses[members], self._prefixes, len(self._sizes))
         near = rows[members] if len(members) else rows
         pool.add(self._fresh(neighbours(near, self._sizes, _POOL, self._rng)))
         if learn:

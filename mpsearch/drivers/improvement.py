@@ -19,6 +19,9 @@ from mpsearch.core.front import non_dominated
 
 Floats = NDArray[np.float64]
 
+_MOST = 700.0
+"""Log of the largest average loss that is told from a larger one: what doubts make of a hopeless loss overflows."""
+
 
 def boxes(front: Floats) -> tuple[Floats, Floats]:
     """Lower and upper corners [boxes, goals] of what `front` [n, goals] leaves undominated below 1; disjoint."""
@@ -68,7 +71,8 @@ class Belief:
         room = np.maximum(threshold * span + self.ideal - self.base, 1e-300)[None]
         mean, deviation = self.mean[:, None], self.deviation[:, None]
         z = (np.log(room) - mean) / deviation
-        expected = room * ndtr(z) - np.exp(mean + deviation**2 / 2) * ndtr(z - deviation)
+        average = np.exp(np.minimum(mean + deviation**2 / 2, _MOST))
+        expected = room * ndtr(z) - average * ndtr(z - deviation)
         return np.where(np.isfinite(threshold)[None], np.maximum(expected, 0.0), 0.0) / span
 
     def take(self, rows: NDArray[np.intp]) -> Belief:

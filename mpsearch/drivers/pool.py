@@ -76,11 +76,12 @@ class Pool:
 
     Args:
         front: scaled losses [members, goals].
+        choices: of the space, which is how long a row is.
     """
 
-    def __init__(self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes) -> None:
+    def __init__(self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes, choices: int) -> None:
         self._axes, self._front, self._prefixes = axes, _thinned(front), prefixes
-        self.rows: Rows = np.zeros((0, 0), dtype=np.int16)
+        self.rows: Rows = np.zeros((0, choices), dtype=np.int16)
         self._keys: set[bytes] = set()
         self._beliefs: list[Belief] = []
         self._weight = np.zeros(0)

@@ -90,7 +90,8 @@ class Surrogate:
             raise ValueError(f"a surrogate needs at least {FEWEST} losses, got {len(losses)}.")
         best = float(losses.min())
         excess = float(np.median(losses) - best)
-        self.base = best - OFFSET * (excess if excess > 0 else max(float(losses.max()) - best, 1e-9))
+        excess = excess if excess > 0 else max(float(losses.max()) - best, 1e-9)
+        self.base = best - max(OFFSET * excess, 1e-14 * abs(best), 1e-300)  # more than rounding takes away
         y = np.log(losses - self.base)
         self._mean, self._spread = float(y.mean()), max(float(y.std()), 1e-9)
         self._y = (y - self._mean) / self._spread

@@ -119,6 +119,16 @@ def test_it_never_asks_what_a_limit_on_a_cost_forbids():
     assert all(problem.costs(a)["memory_bytes"] <= bound for a in session.asked)
 
 
+def test_it_ends_where_a_limit_on_a_cost_leaves_nothing_to_ask():
+    problem = Layers(4)
+    bound = problem.costs(problem.space.decode([0] * 4))["memory_bytes"] + problem.sizes.min() / 8
+    goals = (Goal("loss"), Goal("memory_bytes", limit=Limit.parse(f"<= {bound}")))
+    session = Plain(problem, goals, 60).run(Frontier())
+    allowed = [a for a in problem.space.assignments() if problem.costs(a)["memory_bytes"] <= bound]
+    assert 1 <= len(allowed) < 10
+    assert set(allowed) <= set(session.known)
+
+
 def test_under_a_limit_on_a_measure_it_finds_smaller_models():
     goals = (Goal("loss", limit=Limit.parse("<= baseline * 1.05")), Goal("memory_bytes"))
 

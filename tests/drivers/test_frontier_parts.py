@@ -97,11 +97,25 @@ def test_the_additive_part_ranks_what_matters():
     assert np.argsort(spreads)[::-1][:3].tolist() == [0, 1, 2]
 
 
-def test_equal_losses_can_be_learned():
-    rows = anywhere(SIZES, 20, np.random.default_rng(2))
-    surrogate = Surrogate(SPACE)
-    surrogate.fit(rows, np.full(20, 3.0), learn=True)
+@pytest.mark.parametrize("value", [0.0, 3.0, 1e9, -1e12])
+@pytest.mark.parametrize("step", [0.0, 1.0])
+def test_equal_losses_can_be_learned(value, step):
+    rng = np.random.default_rng(2)
+    rows, surrogate = anywhere(SIZES, 20, rng), Surrogate(SPACE)
+    losses = value + step * np.spacing(value) * (rng.random(20) > 0.4)
+    surrogate.fit(rows, losses, learn=True)
     assert np.isfinite(surrogate.predict(rows)).all()
+
+
+def test_losses_of_any_size_are_compared():
+    rng = np.random.default_rng(3)
+    rows, surrogate = np.repeat(anywhere(SIZES, 1, rng), 60, axis=0), Surrogate(SPACE)
+    losses = 10 ** rng.uniform(0, 300, 60)  # perplexities of what does not work at all
+    surrogate.fit(rows, losses, learn=True)
+    mean, deviation = surrogate.predict(rows)
+    belief = Belief(mean, deviation, surrogate.base, losses.min(), losses.max())
+    for doubted in (belief, belief.doubted()):
+        assert np.isfinite(expected_improvement(np.array([[0.5, 0.5]]), [doubted, Belief(rng.random(60))])).all()
 
 
 def test_too_few_losses_are_refused():
