@@ -36,7 +36,7 @@ Codes = NDArray[np.intp]
 
 _N_MEAS = 20
 _LEAF = 2
-log = logging.getLogger("mpsearch.run")
+log = logging.getLogger("mpsearch.drivers")
 
 
 class Abs(AskTell):

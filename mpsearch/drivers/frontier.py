@@ -50,7 +50,7 @@ _NEGLIGIBLE = 1e-4
 """Expected gain of hypervolume below which the model is better questioned than believed."""
 _SMALL = 4_096
 """Size of a space that is listed whole to find what was not asked yet."""
-log = logging.getLogger("mpsearch.run")
+log = logging.getLogger("mpsearch.drivers")
 
 
 class Frontier(AskTell):

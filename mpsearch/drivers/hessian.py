@@ -24,7 +24,7 @@ from mpsearch.drivers.proxy import TINY, Proxy, Scores
 
 LEAST = 16
 _FLOOR = 1e-6
-log = logging.getLogger("mpsearch.run")
+log = logging.getLogger("mpsearch.drivers")
 
 
 class Hessian(Proxy):

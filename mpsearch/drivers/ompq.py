@@ -52,7 +52,7 @@ FEW = 20
 _SAMPLES = {"published": 32, "ours": 256}
 _BETA = {"published": 1.0, "ours": 10.0}
 _SMOOTHING: dict[str, Smoothing] = {"published": "suffix_mean", "ours": "none"}
-log = logging.getLogger("mpsearch.run")
+log = logging.getLogger("mpsearch.drivers")
 
 
 class Ompq(Proxy):

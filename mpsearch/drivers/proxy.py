@@ -38,7 +38,7 @@ DRAWS = 4
 TINY = 1e-30
 _ROUND = 8
 _MOST, _WHOLE = 256, 4096
-log = logging.getLogger("mpsearch.run")
+log = logging.getLogger("mpsearch.drivers")
 
 
 class Proxy(Driver):

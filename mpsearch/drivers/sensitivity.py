@@ -27,7 +27,7 @@ from mpsearch.drivers.proxy import ask, cost_goals, points, spread
 PATHS = ("exact", "greedy")
 LOG_LOSS = "log_loss"
 _MOST = 256
-log = logging.getLogger("mpsearch.run")
+log = logging.getLogger("mpsearch.drivers")
 
 
 class Sensitivity(Driver):

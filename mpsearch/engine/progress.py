@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -105,23 +106,45 @@ class LiveProgress:
             self._state = "nothing feasible yet"
 
 
-class RunLog:
-    """While entered, what the package logs is appended to `run.log`."""
+class _Shown(logging.Handler):
+    """Each warning once, as a line on standard error, which a live line gives room."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        if message not in self._told:
+            self._told.add(message)
+            print(f"mpsearch: {message}", file=sys.stderr)
+
+
+class RunLog:
+    """While entered, what the package logs is appended to `run.log`.
+
+    Args:
+        path: of the log.
+        show: on standard error too, what drivers warn of.
+    """
+
+    def __init__(self, path: Path, show: bool = False) -> None:
         self._path = path
-        self._logger = logging.getLogger("mpsearch")
+        self._logger, self._drivers = logging.getLogger("mpsearch"), logging.getLogger("mpsearch.drivers")
+        self._shown = _Shown() if show else logging.NullHandler()
 
     def __enter__(self) -> RunLog:
         self._handler = logging.FileHandler(self._path, encoding="utf-8", delay=True)
         self._handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         self._handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk ends the run elsewhere
         self._logger.addHandler(self._handler)
+        self._drivers.addHandler(self._shown)
         self._level = self._logger.level
         self._logger.setLevel(logging.INFO)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._logger.removeHandler(self._handler)
+        self._drivers.removeHandler(self._shown)
         self._logger.setLevel(self._level)
         self._handler.close()

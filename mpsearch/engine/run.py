@@ -71,7 +71,7 @@ def run(
     """
     files = Folder(Path(folder))
     files.create()
-    with RunLog(files.log):
+    with RunLog(files.log, show_progress):
         problem = (build or _build_model)(spec, None)
         _start_assignments(problem.space, spec.start)
         refuse_unreachable(problem, [goal.goal() for goal in spec.goals])
@@ -97,7 +97,7 @@ def resume(
     """
     files = Folder(Path(folder))
     spec = load_saved(files.path)
-    with RunLog(files.log):
+    with RunLog(files.log, show_progress):
         problem = (build or _build_model)(spec, files.weights if files.weights.is_file() else None)
         recorded = spec.resolved.fingerprint if spec.resolved else ""
         if problem.fingerprint != recorded:

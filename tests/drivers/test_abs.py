@@ -127,13 +127,13 @@ def test_rounds_are_small_beside_a_small_budget(limit, batch):
 
 
 def test_too_few_points_for_a_tree_are_said(caplog):
-    with caplog.at_level(logging.WARNING, "mpsearch.run"):
+    with caplog.at_level(logging.WARNING, "mpsearch.drivers"):
         Additive(limit=12).after(Abs(n_meas=1))
     assert [r.getMessage() for r in caplog.records] == [
         f"abs: a tree needs 4 evaluations that succeeded, there are {n}; this round is random." for n in (1, 2, 3)
     ]
     caplog.clear()
-    with caplog.at_level(logging.WARNING, "mpsearch.run"):
+    with caplog.at_level(logging.WARNING, "mpsearch.drivers"):
         session = Additive(limit=40, fails=True)
         session.after(Abs())
     assert len(caplog.records) == 3  # all rounds after the first

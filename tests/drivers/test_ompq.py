@@ -269,7 +269,7 @@ def test_blocks_are_compared_each_for_itself() -> None:
 
 
 def test_the_noise_of_redundancy_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO, "mpsearch.run"):
+    with caplog.at_level(logging.INFO, "mpsearch.drivers"):
         Given(shown(matrices())).importance()
     assert "on thirds of them it varies by" in caplog.text
     assert "redundancy of d.w" in caplog.text

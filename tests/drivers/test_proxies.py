@@ -142,7 +142,7 @@ def test_a_negative_trace_is_taken_as_tiny_and_said(tmp_path: Path) -> None:
 
 
 def test_few_choices_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "mpsearch.run"):
+    with caplog.at_level(logging.WARNING, "mpsearch.drivers"):
         searched(tmp_path / "two", "fisher", budget=12, toy={"layers": 2})
         assert "a proxy over 2 choices carries no information" in caplog.text
         caplog.clear()
@@ -206,7 +206,7 @@ def test_the_greedy_path_narrows_the_least_sensitive_first(tmp_path: Path) -> No
 
 
 def test_a_budget_too_small_for_sensitivity_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING, "mpsearch.run"):
+    with caplog.at_level(logging.WARNING, "mpsearch.drivers"):
         result = searched(tmp_path / "run", "sensitivity", budget=8)
     assert "needs 8 evaluations to measure every option alone, and 4 are left" in caplog.text
     assert len(result.evaluations) == 8

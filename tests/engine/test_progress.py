@@ -88,3 +88,17 @@ def test_scoring_the_front_on_the_test_split_is_shown(monkeypatch):
     lines = out.getvalue().splitlines()
     assert lines[-2].endswith("test split 1/2")
     assert "front 4" in lines[-1], "the last line is about the search"
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_what_drivers_warn_of_is_shown_once(tmp_path, capsys, show):
+    log = logging.getLogger("mpsearch.drivers")
+    with RunLog(tmp_path / "run.log", show):
+        for _ in range(2):
+            log.warning("%d choices carry no information", 2)
+        log.info("a detail")
+    log.warning("after the run")
+    shown = capsys.readouterr().err.splitlines()
+    assert shown.count("mpsearch: 2 choices carry no information") == int(show)
+    assert not any("detail" in line or "mpsearch: after" in line for line in shown)
+    assert (tmp_path / "run.log").read_text().count("2 choices carry no information") == 2
