@@ -141,7 +141,11 @@ def spread(costs: ArrayLike) -> list[int]:
 
     Lowest and highest first cost, then always the row farthest from those taken: the middle, the quarters, and so on.
     """
-    logs = np.log2(np.maximum(np.asarray(costs, dtype=float), 1.0))
+    return evenly(np.log2(np.maximum(np.asarray(costs, dtype=float), 1.0)))
+
+
+def evenly(logs: Floats) -> list[int]:
+    """As `spread`, for `logs` [n, costs] of costs."""
     span = np.ptp(logs, axis=0)
     logs = (logs - logs.min(axis=0)) / np.where(span > 0, span, 1.0)
     taken: list[int] = []

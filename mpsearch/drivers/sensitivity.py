@@ -22,7 +22,7 @@ from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.goal import Goal
 from mpsearch.core.space import Space
 from mpsearch.drivers.base import Driver, Session
-from mpsearch.drivers.proxy import ask, cost_goals, points, spread
+from mpsearch.drivers.proxy import ask, cost_goals, evenly, points
 
 PATHS = ("exact", "greedy")
 LOG_LOSS = "log_loss"
@@ -114,4 +114,4 @@ def _narrowing(session: Session, rises: list[NDArray[np.float64]]) -> list[Assig
     for _, _, i, k in sorted(steps):
         indices[i] = k
         path.append(space.decode(indices))
-    return [path[row] for row in spread(np.exp2(np.arange(len(path)))[:, None])]
+    return [path[row] for row in evenly(np.arange(float(len(path)))[:, None])]

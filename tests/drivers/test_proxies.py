@@ -19,7 +19,7 @@ from mpsearch.core.format import Format
 from mpsearch.cost.terms import Cost
 from mpsearch.drivers.fisher import Fisher
 from mpsearch.drivers.hessian import Hessian
-from mpsearch.drivers.proxy import controls, spread, weighed
+from mpsearch.drivers.proxy import controls, evenly, spread, weighed
 from mpsearch.drivers.sensitivity import Sensitivity
 from mpsearch.engine.proxies import arms, beside_controls, hypervolumes
 from mpsearch.engine.report import markdown
@@ -224,3 +224,10 @@ def test_a_budget_too_small_for_sensitivity_is_warned_of(tmp_path: Path, caplog:
 def test_options_are_checked(make: Any, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         make()
+
+
+def test_a_path_of_any_length_is_spread_evenly():
+    order = evenly(np.arange(2049.0)[:, None])
+    assert order[:3] == [0, 2048, 1024]
+    assert sorted(order[3:5]) == [512, 1536]
+    assert sorted(order) == list(range(2049))
