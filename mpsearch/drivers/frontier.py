@@ -9,7 +9,8 @@
    questions comes first.
 
 Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids. A limit on a
-measured goal weighs the improvement with the probability that it holds.
+measured goal weighs the improvement with the probability that it holds, as failed evaluations weigh it with that of
+another failure.
 
 The parts are published (see `surrogate`, `improvement`, `cost/solve`); how they are put together is our own.
 """
@@ -81,6 +82,8 @@ class Frontier(AskTell):
         self._axes = [self._axis(session, goal) for goal in session.goals]
         self._rows: list[tuple[int, ...]] = []
         self._eligible: list[bool] = []
+        self._failed: list[tuple[int, ...]] = []
+        self._outcome = Surrogate(session.space)
         self._seen: set[bytes] = set()
         self._prefixes = Prefixes(session.problem.work)
         self._learned = self._asked = 0
@@ -111,11 +114,10 @@ class Frontier(AskTell):
         return one_at_a_time(self._space, self._rows[int(losses.sum(axis=1).argmin())], most)
 
     def _axis(self, session: Session, goal: Goal) -> Axis:
-        worst = max(goal.loss(e.measures) for e in session.evaluations if e.failure is None)
-        bound = np.inf
-        if goal.limit is not None and (goal.limit.sense == ">=") == goal.maximise:
-            number = goal.limit.bound(self._baseline.get(goal.name, np.nan))
-            bound = -number if goal.maximise else number
+        controls = {session.evaluations[0].assignment, *session.space.uniform().values()}
+        found = [e for e in session.evaluations if e.failure is None and e.assignment in controls]
+        worst = max(goal.loss(e.measures) for e in found)
+        bound = np.nan if goal.limit is None else goal.limit.bound(self._baseline.get(goal.name, np.nan))
         return Axis(goal, session.problem.cost(goal.name), Surrogate(session.space), worst, bound)
 
     def _note(self, evaluations: Sequence[Evaluation]) -> None:
@@ -124,6 +126,8 @@ class Frontier(AskTell):
             if row is not None:
                 self._seen.add(np.array(row, dtype=np.int16).tobytes())
             if done.failure is not None:
+                if row is not None:
+                    self._failed.append(row)
                 continue
             for axis in self._axes:
                 loss = axis.goal.loss(done.measures)
@@ -139,14 +143,15 @@ class Frontier(AskTell):
         """`n` assignments that were not asked yet, by expected improvement."""
         rows = np.array(self._rows, dtype=np.int16)
         learned = [axis for axis in self._axes if axis.cost is None]
-        learn = len(rows) >= 1.3 * self._learned
+        known = len(rows) + len(self._failed)
+        learn = known >= 1.3 * self._learned
         for axis in learned:
             axis.surrogate.fit(rows, np.array(axis.losses), learn=learn)
-        self._learned = len(rows) if learn else self._learned
+        self._learned = known if learn else self._learned
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
         eligible = np.flatnonzero(self._eligible)
         members = eligible[non_dominated(losses[eligible])]
-        pool = Pool(self._axes, losses[members], self._prefixes, len(self._sizes))
+        pool = Pool(self._axes, losses[members], self._prefixes, len(self._sizes), self._failing(learn))
         near = rows[members] if len(members) else rows
         pool.add(self._fresh(neighbours(near, self._sizes, _POOL, self._rng)))
         if learn:
@@ -163,6 +168,14 @@ class Frontier(AskTell):
             picked.append(pool.pop(explore=turn or pool.promise < _NEGLIGIBLE))
         return np.array(picked, dtype=np.int16).reshape(len(picked), len(self._sizes))
 
+    def _failing(self, learn: bool) -> Surrogate | None:
+        """A model of what fails: 1 for an assignment that was measured, 2 for one that failed; None if none did."""
+        if not self._failed:
+            return None
+        outcomes = np.repeat([1.0, 2.0], [len(self._rows), len(self._failed)])
+        self._outcome.fit(np.array(self._rows + self._failed, dtype=np.int16), outcomes, learn=learn)
+        return self._outcome
+
     def _fresh(self, rows: Rows) -> Rows:
         """Those that were not asked and that no limit on a cost forbids."""
         rows = unseen(rows, self._seen)
@@ -174,7 +187,7 @@ class Frontier(AskTell):
             rows = self._fresh(np.array(list(map(self._space.encode, self._space.assignments())), dtype=np.int16))
             return rows[np.sort(self._rng.permutation(len(rows))[:n])]
         rows = anywhere(self._sizes, 20 * n, self._rng)
-        limited = [axis.cost for axis in self._axes if axis.cost is not None and np.isfinite(axis.bound)]
+        limited = [axis.cost for axis in self._axes if axis.cost is not None and axis.goal.limit is not None]
         if limited:
             rows = towards_cheapest(rows, limited, self._rng)
         return self._fresh(rows)[:n]

@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 
 _THRIFT = 0.5
 """Power of the work that an expected gain is divided by: 0 counts evaluations only, 1 computation only."""
+_LEAST = 1e-3
+"""Of the chance that an evaluation succeeds: nothing is ruled out by a model."""
 _LAZY = 32
 """Candidates whose gain is computed again at a time, when the front has grown."""
 _CELLS = 2_000
@@ -32,7 +34,7 @@ class Axis:
 
     Args:
         worst: loss of the worst control, which scales to 1.
-        bound: largest loss that its limit allows, infinite without one.
+        bound: the number that its limit compares with, in the measure's unit; NaN without one.
     """
 
     goal: Goal
@@ -62,9 +64,18 @@ class Axis:
 
     def allowed(self, rows: Rows) -> NDArray[np.bool_]:
         """Whether known costs meet the limit."""
-        if self.cost is None or not np.isfinite(self.bound):
+        if self.cost is None or self.goal.limit is None:
             return np.ones(len(rows), dtype=bool)
-        return self.sign * self.cost(rows) <= self.bound + 1e-12 * max(1.0, abs(self.bound))
+        sign = 1.0 if self.goal.limit.sense == "<=" else -1.0
+        return sign * self.cost(rows) <= sign * self.bound + 1e-12 * max(1.0, abs(self.bound))
+
+    def likely(self, belief: Belief) -> Floats:
+        """Probability [n] that the limit on a measured goal holds."""
+        if self.goal.limit is None or belief.deviation is None:
+            return np.ones(len(belief.mean))
+        room = max(self.sign * self.bound - belief.base, 1e-300)
+        below: Floats = ndtr((np.log(room) - belief.mean) / belief.deviation)
+        return below if (self.goal.limit.sense == "<=") != self.goal.maximise else 1 - below
 
     @property
     def sign(self) -> float:
@@ -77,10 +88,13 @@ class Pool:
     Args:
         front: scaled losses [members, goals].
         choices: of the space, which is how long a row is.
+        failing: a model of what fails, of loss 1 for what does not and 2 for what does; None if nothing did.
     """
 
-    def __init__(self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes, choices: int) -> None:
-        self._axes, self._front, self._prefixes = axes, _thinned(front), prefixes
+    def __init__(
+        self, axes: Sequence[Axis], front: Floats, prefixes: Prefixes, choices: int, failing: Surrogate | None
+    ) -> None:
+        self._axes, self._front, self._prefixes, self._failing = axes, _thinned(front), prefixes, failing
         self.rows: Rows = np.zeros((0, choices), dtype=np.int16)
         self._keys: set[bytes] = set()
         self._beliefs: list[Belief] = []
@@ -94,8 +108,11 @@ class Pool:
             return
         self._keys.update(row.tobytes() for row in rows)
         beliefs = [axis.believe(rows) for axis in self._axes]
-        weight = np.prod([_likely(axis, belief) for axis, belief in zip(self._axes, beliefs, strict=True)], axis=0)
+        weight = np.prod([axis.likely(belief) for axis, belief in zip(self._axes, beliefs, strict=True)], axis=0)
         weight = weight / self._prefixes.left(rows) ** _THRIFT
+        if self._failing is not None:
+            outcome = self._failing.base + np.exp(self._failing.predict(rows)[0])
+            weight = weight * np.clip(2 - outcome, _LEAST, 1)
         gain = weight * expected_improvement(self._front, beliefs)
         if len(self.rows):
             rows = np.concatenate([self.rows, rows])
@@ -143,15 +160,6 @@ class Pool:
         some = np.argsort(-self._gain, kind="stable")[: len(self.rows) // 2 + 1]
         beliefs = [belief.take(some).doubted() for belief in self._beliefs]
         return int(some[expected_improvement(self._front, beliefs).argmax()])
-
-
-def _likely(axis: Axis, belief: Belief) -> Floats:
-    """Probability [n] that the limit on a measured goal holds."""
-    if axis.cost is not None or not np.isfinite(axis.bound) or belief.deviation is None:
-        return np.ones(len(belief.mean))
-    room = max(axis.bound - belief.base, 1e-300)
-    found: Floats = ndtr((np.log(room) - belief.mean) / belief.deviation)
-    return found
 
 
 def _thinned(front: Floats) -> Floats:

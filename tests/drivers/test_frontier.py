@@ -164,6 +164,26 @@ def test_failures_are_no_data_and_are_not_asked_again():
     assert sum(e.failure is not None for e in session.evaluations) > 5
 
 
+def test_where_narrow_ones_fail_it_learns_to_stay_away():
+    class Fragile(Layers):
+        def evaluate(self, assignments, split="validation"):
+            for done in super().evaluate(assignments, split):
+                broken = done.assignment and done.measures["loss"] > 1.0  # six in ten
+                yield Evaluation(done.assignment, failure=Failure("error", "diverged")) if broken else done
+
+    session = Plain(Fragile(8), GOALS, 120).run(Frontier())
+    late = [session.known[a].failure is not None for a in session.asked[60:] if a in session.known]
+    assert np.mean(late) < 0.5
+
+
+def test_a_least_size_is_kept_to():
+    problem = Layers(8)
+    bound = 5 / 8 * float(problem.sizes.sum())
+    goals = (Goal("loss"), Goal("memory_bytes", limit=Limit.parse(f">= {bound}")))
+    session = Plain(problem, goals, 50).run(Frontier())
+    assert all(problem.costs(a)["memory_bytes"] >= bound for a in session.asked)
+
+
 def test_the_whole_space_is_found():
     session = Plain(Layers(3), GOALS, 1000).run(Frontier())
     assert set(session.known) == {Assignment(), *session.space.assignments()}
