@@ -130,7 +130,7 @@ class Memory:
 
     def _tables(self, space: Space) -> tuple[list[Ints], list[Ints], list[Ints], list[Ints]]:
         """What each option adds to float, by choice: stored, code, static bits [options]; bytes [values, options]."""
-        tables: tuple[list[Ints], ...] = ([], [], [], [])
+        stored_of, codes_of, static_of, sizes_of = list[Ints](), list[Ints](), list[Ints](), list[Ints]()
         by_site = {p.site: p for p in self._sited}
         for choice in space.choices:
             n = len(choice.options)
@@ -148,9 +148,11 @@ class Memory:
                     at = self._values_of[site]
                     static[k] += packed.static_bits
                     sizes[at, k] = (packed.code_bits + 7) // 8 - self._value_bytes[at]
-            for table, found in zip(tables, (stored, codes, static, sizes), strict=True):
-                table.append(found)
-        return tables  # type: ignore[return-value]
+            stored_of.append(stored)
+            codes_of.append(codes)
+            static_of.append(static)
+            sizes_of.append(sizes)
+        return stored_of, codes_of, static_of, sizes_of
 
     @cached_property
     def _of_values(self) -> Callable[[tuple[Format, ...]], tuple[int, dict[str, float]]]:

@@ -96,7 +96,7 @@ class Frontier(AskTell):
         if len(self._first):
             now, self._first = self._first[:n], self._first[n:]
         elif len(self._rows) < FEWEST:
-            log.warning("frontier: %d losses are too few for a model; random assignments follow.", len(self._rows))
+            log.warning("frontier: too few losses for a model (%d); random assignments follow.", len(self._rows))
             now = self._random(n)
         else:
             now = self._pick(n)

@@ -27,7 +27,7 @@ class TestFrontier(DriverExam):
 
 class TestFrontierInBatches(DriverExam):
     driver = "frontier"
-    options = {"batch": 7, "explore": 0.5}  # noqa: RUF012
+    options = {"batch": 7, "explore": 0.5}
 
 
 class TestNsga2(DriverExam):
@@ -36,33 +36,33 @@ class TestNsga2(DriverExam):
 
 class TestNsga3(DriverExam):
     driver = "optuna"
-    options = {"sampler": "nsga3"}  # noqa: RUF012
+    options = {"sampler": "nsga3"}
 
 
 class TestTpe(DriverExam):
     driver = "optuna"
-    options = {"sampler": "tpe"}  # noqa: RUF012
+    options = {"sampler": "tpe"}
 
 
 class TestTpeInBatches(DriverExam):
     driver = "optuna"
-    options = {"sampler": "tpe", "batch": 7}  # noqa: RUF012
+    options = {"sampler": "tpe", "batch": 7}
 
 
 class TestGp(DriverExam):
     driver = "optuna"
-    options = {"sampler": "gp"}  # noqa: RUF012
+    options = {"sampler": "gp"}
     budget = 12  # it thinks for half a second before each answer
 
 
 class TestQmc(DriverExam):
     driver = "optuna"
-    options = {"sampler": "qmc"}  # noqa: RUF012
+    options = {"sampler": "qmc"}
 
 
 class TestOptunaRandom(DriverExam):
     driver = "optuna"
-    options = {"sampler": "random", "batch": 3}  # noqa: RUF012
+    options = {"sampler": "random", "batch": 3}
 
 
 class TestHessian(DriverExam):
@@ -73,7 +73,7 @@ class TestHessian(DriverExam):
 
 class TestFisher(DriverExam):
     driver = "fisher"
-    options = {"weighting": "diag"}  # noqa: RUF012
+    options = {"weighting": "diag"}
     exhausts = True
     goals = (2, 3)
 
@@ -86,7 +86,7 @@ class TestSensitivity(DriverExam):
 
 class TestSensitivityGreedy(DriverExam):
     driver = "sensitivity"
-    options = {"path": "greedy"}  # noqa: RUF012
+    options = {"path": "greedy"}
     exhausts = True
 
 
@@ -98,7 +98,7 @@ class TestOmpq(DriverExam):
 
 class TestOmpqAsPublished(DriverExam):
     driver = "ompq"
-    options = {"version": "published"}  # noqa: RUF012
+    options = {"version": "published"}
     exhausts = True
     goals = (2, 3)
 

@@ -204,7 +204,7 @@ def test_too_few_losses_for_a_model_are_said(caplog):
         driver.start(session)
         driver.ask(8)  # one choice at a time
         assert len(driver.ask(5)) == 5
-    assert "too few for a model" in caplog.text
+    assert "too few losses for a model" in caplog.text
 
 
 @pytest.mark.parametrize(("options", "message"), [({"batch": 0}, "batch=0"), ({"explore": 1.5}, "explore=1.5")])

@@ -209,7 +209,8 @@ class _Program:
             return None
         if found.status != 0:
             raise RuntimeError(f"the program was not solved: {found.message}")
-        return core[found.x > 0.5]  # type: ignore[no-any-return]
+        chosen: NDArray[np.intp] = core[found.x > 0.5]
+        return chosen
 
     def _picked(self, columns: NDArray[np.intp]) -> tuple[int, ...]:
         """The option of each choice, from the columns that are taken."""
