@@ -12,7 +12,7 @@ from mpsearch.core.errors import BadInput
 _LIMIT = re.compile(
     r"\s*(?P<sense><=|>=)\s*(?:(?P<number>[-+]?\d[\d_.]*(?:e[-+]?\d+)?)|baseline(?:\s*(?P<op>[-+*])\s*(?P<by>\d[\d_.]*(?:e[-+]?\d+)?))?)\s*"
 )
-_LOG_SCALE = ("_bytes", "_s", "_j", "_bits")
+_LOG_SCALE = ("_bytes", "_s", "_j", "_bits", "bops", "bops_baskin")
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Goal:
     """One axis of the front.
 
     Args:
-        name: of a measure, for example `accuracy` or `memory_bytes`.
+        name: of a measure, for example `accuracy`, `memory_bytes` or `latency_s@nvidia-t4`.
         maximise: whether more is better.
         limit: members of the front must meet it.
     """
@@ -86,4 +86,4 @@ class Goal:
     @property
     def on_log_scale(self) -> bool:
         """Bytes, seconds, joules and bits are compared by ratio, everything else by difference."""
-        return not self.maximise and self.name.endswith(_LOG_SCALE)
+        return not self.maximise and self.name.partition("@")[0].endswith(_LOG_SCALE)

@@ -1,4 +1,4 @@
-"""Costs as tables of integers: constant + a term per choice + terms of pairs, and the largest of several such rows.
+"""Costs as tables of integers: constant + a term per choice + terms of several choices, and the largest of such rows.
 
 That form is what makes a cost exact for a solver and cheap for many assignments at once: nothing but gather and add.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,26 +22,27 @@ class Terms:
     Args:
         unary: one row of integers per choice, an entry for each of its options.
         constant: what does not depend on any choice.
-        pairs: tables [options of i, options of j] for pairs i < j of choices that cost something together.
+        joint: tables [options of i, options of j, ...] for choices i < j < ... that cost something together.
     """
 
     unary: tuple[Ints, ...]
     constant: int = 0
-    pairs: Mapping[tuple[int, int], Ints] = field(default_factory=dict)
+    joint: Mapping[tuple[int, ...], Ints] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         unary: Sequence[ArrayLike],
         constant: int = 0,
-        pairs: Mapping[tuple[int, int], ArrayLike] | None = None,
+        joint: Mapping[tuple[int, ...], ArrayLike] | None = None,
     ) -> Terms:
         """From anything that numpy takes. Raises `ValueError` on shapes that do not fit together, and on fractions."""
         rows = tuple(_whole(row) for row in unary)
-        tables = {key: _whole(table) for key, table in (pairs or {}).items()}
-        for (i, j), table in tables.items():
-            if not 0 <= i < j < len(rows) or table.shape != (len(rows[i]), len(rows[j])):
-                raise ValueError(f"the table of pair {(i, j)} has shape {table.shape}, which does not fit the choices.")
+        tables = {key: _whole(table) for key, table in (joint or {}).items()}
+        for key, table in tables.items():
+            rising = len(key) > 1 and all(0 <= i < j < len(rows) for i, j in pairwise(key))
+            if not rising or table.shape != tuple(len(rows[i]) for i in key):
+                raise ValueError(f"the table of choices {key} has shape {table.shape}, which does not fit the choices.")
         return cls(rows, int(constant), tables)
 
     def __call__(self, indices: ArrayLike) -> Ints:
@@ -49,8 +51,8 @@ class Terms:
         total = np.full(len(at), self.constant, dtype=np.int64)
         for i, row in enumerate(self.unary):
             total += row[at[:, i]]
-        for (i, j), table in self.pairs.items():
-            total += table[at[:, i], at[:, j]]
+        for key, table in self.joint.items():
+            total += table[tuple(at[:, i] for i in key)]
         return total
 
 

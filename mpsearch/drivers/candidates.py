@@ -65,7 +65,7 @@ def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -
 
     Without a cost that is a plain sum, the best row alone.
     """
-    sums = [cost for cost in costs if len(cost.rows) == 1 and not cost.rows[0].pairs]
+    sums = [cost for cost in costs if len(cost.rows) == 1 and not cost.rows[0].joint]
     if not sums:
         return np.array([[row.argmin() for row in score]], dtype=np.int16)
     solve = front if sum(len(row) > 1 for row in score) <= _SOLVED else sweep

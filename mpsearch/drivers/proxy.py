@@ -131,7 +131,7 @@ def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
         np.sum([scores.get(site, np.zeros(len(choice.options))) for site in choice.sites], axis=0)
         for choice in session.space.choices
     ]
-    one_sum = len(costs) == 1 and len(costs[0].rows) == 1 and not costs[0].rows[0].pairs
+    one_sum = len(costs) == 1 and len(costs[0].rows) == 1 and not costs[0].rows[0].joint
     solved = front(rows, costs, limits, most=_WHOLE if one_sum else max(1, most))
     return [session.space.decode(solved.indices[i].tolist()) for i in spread(solved.costs)]
 

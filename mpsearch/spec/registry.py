@@ -1,7 +1,7 @@
 """Names to classes, resolved late: nothing heavy or optional is imported until a name is used.
 
-Other packages add names through the entry-point groups `mpsearch.drivers` and `mpsearch.quantizers`; a name
-that two of them claim is refused rather than decided by luck.
+Other packages add names through the entry-point groups `mpsearch.accelerators`, `mpsearch.drivers` and
+`mpsearch.quantizers`; a name that two of them claim is refused rather than decided by luck.
 """
 
 from __future__ import annotations
@@ -12,6 +12,15 @@ from importlib.metadata import entry_points
 from mpsearch.core.errors import BadInput, nearest
 
 BUILT_IN: dict[str, dict[str, str]] = {
+    "accelerators": {
+        "bitfusion": "mpsearch.cost.accelerators.bitfusion:BitFusion",
+        "bitserial": "mpsearch.cost.accelerators.bitserial:BitSerial",
+        "fpga": "mpsearch.cost.accelerators.fpga:Fpga",
+        "lut_table": "mpsearch.cost.accelerators.lut_table:LutTable",
+        "mcu": "mpsearch.cost.accelerators.mcu:Mcu",
+        "roofline": "mpsearch.cost.accelerators.roofline:Roofline",
+        "systolic": "mpsearch.cost.accelerators.systolic:Systolic",
+    },
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
@@ -42,7 +51,7 @@ def _table(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """Every known name of `kind` (`drivers` or `quantizers`), sorted; nothing is imported."""
+    """Every known name of `kind` (`accelerators`, `drivers` or `quantizers`), sorted; nothing is imported."""
     return sorted(_table(kind))
 
 

@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import json
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator as After
@@ -135,14 +136,24 @@ class TieRule(Part):
 
 class GoalSpec(Part):
     name: Text = Field(description="A measure of the objective, or a cost such as memory_bytes.")
+    accelerator: Text | None = Field(
+        default=None,
+        description="Card of the device that latency_s, energy_j, memory_bytes or activation_peak_bytes is meant for: "
+        "a bundled name, or a YAML file relative to the space file.",
+    )
     maximise: StrictBool = False
     limit: Annotated[Text, After(_is_limit)] | None = Field(
         default=None, description="Members of the front must meet it: '<= 200000' or '>= baseline - 0.01'."
     )
 
+    @property
+    def measure(self) -> str:
+        """Name of the measure: `latency_s@nvidia-t4` for one of an accelerator."""
+        return self.name if self.accelerator is None else f"{self.name}@{Path(self.accelerator).stem}"
+
     def goal(self) -> Goal:
         """The noun that the search works with."""
-        return Goal(self.name, self.maximise, Limit.parse(self.limit) if self.limit else None)
+        return Goal(self.measure, self.maximise, Limit.parse(self.limit) if self.limit else None)
 
 
 class DriverSpec(Part):
@@ -258,7 +269,7 @@ class Spec(Part):
 
     @model_validator(mode="after")
     def _distinct_goals(self) -> Spec:
-        _distinct(tuple(goal.name for goal in self.goals))
+        _distinct(tuple(goal.measure for goal in self.goals))
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.testing.toy import Toy
 
-TERMS = Terms.of([[1, 2], [10, 20, 30], [100]], constant=1000, pairs={(0, 1): [[0, 0, 7], [5, 0, 0]]})
+TERMS = Terms.of([[1, 2], [10, 20, 30], [100]], constant=1000, joint={(0, 1): [[0, 0, 7], [5, 0, 0]]})
 
 
 def test_a_sum_with_pairs():
@@ -39,10 +39,10 @@ def test_a_budget_admits_what_measures_no_more(units, per, whole):
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="smaller unit"):
         Terms.of([[0.5]])
-    with pytest.raises(ValueError, match=r"pair \(0, 1\) has shape"):
-        Terms.of([[1], [1, 2]], pairs={(0, 1): [[1]]})
-    with pytest.raises(ValueError, match=r"pair \(1, 0\)"):
-        Terms.of([[1], [1]], pairs={(1, 0): [[1]]})
+    with pytest.raises(ValueError, match=r"choices \(0, 1\) has shape"):
+        Terms.of([[1], [1, 2]], joint={(0, 1): [[1]]})
+    with pytest.raises(ValueError, match=r"choices \(1, 0\)"):
+        Terms.of([[1], [1]], joint={(1, 0): [[1]]})
 
 
 @pytest.mark.parametrize("name", ["memory_bytes", "latency_s"])

@@ -58,7 +58,7 @@ def front(
     is too large to hold and `most` is not given.
     """
     given = list(limits) if limits is not None else [None] * len(costs)
-    if len(costs) == 1 and len(costs[0].rows) == 1 and not pairs and not costs[0].rows[0].pairs:
+    if len(costs) == 1 and len(costs[0].rows) == 1 and not pairs and not costs[0].rows[0].joint:
         try:
             return _by_merging(score, costs[0], given[0], most)
         except OutOfResources:

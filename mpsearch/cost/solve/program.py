@@ -88,7 +88,7 @@ def tightest(cost: Cost) -> float:
 def _least_units(cost: Cost) -> int:
     alone = []  # what is best for each row; the largest row cannot be below the least of any
     for terms in cost.rows:
-        tables = {key: table.astype(np.float64) for key, table in terms.pairs.items()}
+        tables = {key: table.astype(np.float64) for key, table in terms.joint.items()}
         found = _Program([row.astype(np.float64) for row in terms.unary], tables, []).solve()
         assert found is not None
         alone.append(found)
@@ -140,7 +140,7 @@ class _Program:
         if any([len(row) for row in terms.unary] != [len(row) for row in score] for terms, _ in rows):
             raise ValueError("score and costs are not about the same options.")
         self._score, self._pairs, self._rows = score, pairs, rows
-        self._together = sorted({*pairs, *(key for terms, _ in rows for key in terms.pairs)})
+        self._together = sorted({*pairs, *(key for terms, _ in rows for key in terms.joint)})
         self._options = [self._worth_taking(i) for i in range(len(score))]
         self._forbidden: list[tuple[int, ...]] = []
 
@@ -155,7 +155,7 @@ class _Program:
     def _worth_taking(self, i: int) -> NDArray[np.intp]:
         """Options of choice `i` that no other one matches or beats in everything."""
         tables = [self._score[i][:, None], *(terms.unary[i][:, None] for terms, _ in self._rows)]
-        for found in (self._pairs, *(terms.pairs for terms, _ in self._rows)):
+        for found in (self._pairs, *(terms.joint for terms, _ in self._rows)):
             tables += [table if a == i else table.T for (a, b), table in found.items() if i in (a, b)]
         values = np.concatenate(tables, axis=1)
         covers = (values[:, None] <= values[None]).all(axis=2)  # [by, what]
@@ -278,7 +278,7 @@ class _Program:
         """Rows in units of their common divisor, bounds half a unit up: no whole number is near them."""
         matrix, bounds = [], []
         for terms, bound in self._rows:
-            row, constant = self._columns(terms.unary, terms.pairs)
+            row, constant = self._columns(terms.unary, terms.joint)
             unit = int(np.gcd.reduce(row)) or 1
             left = (bound - int(constant) - terms.constant) // unit + 0.5
             scale = min(1.0, _LARGEST / (int(row.max()) // unit or 1))

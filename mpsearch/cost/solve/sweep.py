@@ -38,7 +38,7 @@ def sweep(score: Scores, costs: Sequence[Cost], prices: ArrayLike | None = None,
 
     Raises `ValueError` for costs that are no plain sums and for prices that are not positive.
     """
-    if not costs or any(len(cost.rows) != 1 or cost.rows[0].pairs for cost in costs):
+    if not costs or any(len(cost.rows) != 1 or cost.rows[0].joint for cost in costs):
         raise ValueError("a sweep needs costs that are plain sums; use `front` for pairs and peaks.")
     units = np.stack([_padded(cost.rows[0].unary) for cost in costs])
     directions = _lattice(costs) if prices is None else np.asarray(prices, dtype=np.float64)

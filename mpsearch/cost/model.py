@@ -1,0 +1,52 @@
+"""The cost model: every measure that follows from an assignment by arithmetic, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.space import Space
+from mpsearch.cost.terms import Cost
+
+
+class Measure(Protocol):
+    """One measure. `Sum` and `Peak` are the two there are."""
+
+    def measure(self, assignment: Assignment) -> float:
+        """The measure at any assignment, inside a space or not."""
+
+    def cost(self, space: Space) -> Cost:
+        """As tables over the choices of `space`; equal to `measure` for each of its assignments."""
+
+    def shares(self, assignment: Assignment) -> dict[str, float]:
+        """Where it comes from: what each site, tensor or operation adds, in the unit of the measure."""
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Every measure by name.
+
+    Args:
+        measures: `memory_bytes`, `bops`, `latency_s@nvidia-t4`, ...
+        status: of the measures of an accelerator: `analytic`, `calibrated` or `measured`, by name.
+        notes: what the user should know of the accelerators, one sentence each: which widths run as wider ones.
+    """
+
+    measures: Mapping[str, Measure]
+    status: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+
+    def at(self, assignment: Assignment) -> dict[str, float]:
+        """Every measure at `assignment`."""
+        return {name: measure.measure(assignment) for name, measure in self.measures.items()}
+
+    def cost(self, name: str, space: Space) -> Cost | None:
+        """The measure `name` as tables over the choices of `space`; None if it is none of these."""
+        found = self.measures.get(name)
+        return None if found is None else found.cost(space)
+
+    def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
+        """Where the measure `name` comes from at `assignment`."""
+        return self.measures[name].shares(assignment)

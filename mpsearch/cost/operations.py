@@ -1,0 +1,68 @@
+"""Measures of the workload itself, on no device: bit operations and weighted multiply-accumulates.
+
+* `bops`: MACs * w * a, as HAWQ-V3 counts (Yao et al., arXiv 2011.10680); a float32 operand has 32 bits.
+* `bops_baskin`: MACs * (w * a + w + a + log2 K) for sums of K products, as UNIQ counts (Baskin et al., arXiv
+  1804.10969).
+* `macs_bits`: MACs * max(w, a): what hardware that is serial in the wider operand takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+from mpsearch.core.format import Format
+from mpsearch.cost.sums import Part, Sum
+from mpsearch.cost.workload import FLOAT32, Operation, Workload, width
+
+
+def bops(macs: int, w: int, a: int, reduction: int) -> float:
+    """HAWQ-V3's definition."""
+    del reduction
+    return macs * w * a
+
+
+def bops_baskin(macs: int, w: int, a: int, reduction: int) -> float:
+    """UNIQ's definition: products of all pairs of bits, and the accumulator."""
+    return macs * (w * a + w + a + math.log2(reduction))
+
+
+def macs_bits(macs: int, w: int, a: int, reduction: int) -> float:
+    """The wider operand's bits."""
+    del reduction
+    return macs * max(w, a)
+
+
+RULES: dict[str, Callable[[int, int, int, int], float]] = {
+    "bops": bops,
+    "bops_baskin": bops_baskin,
+    "macs_bits": macs_bits,
+}
+
+
+def operation_measures(workload: Workload) -> dict[str, Sum]:
+    """`bops`, `bops_baskin` and `macs_bits` of `workload`, for one batch."""
+    return {
+        name: Sum([_part(workload, operation, rule) for operation in workload.operations if operation.macs])
+        for name, rule in RULES.items()
+    }
+
+
+def _part(workload: Workload, operation: Operation, rule: Callable[[int, int, int, int], float]) -> Part:
+    held = [workload.operand(operation, place) for place in (operation.weight, operation.value)]
+    operands = [None if h is None else h.site for h in held]
+    sites = tuple(dict.fromkeys(site for site in operands if site is not None))
+    return Part(operation.name, sites, partial(_units, operation, operands, sites, rule))
+
+
+def _units(
+    operation: Operation,
+    operands: list[str | None],
+    sites: tuple[str, ...],
+    rule: Callable[[int, int, int, int], float],
+    formats: tuple[Format, ...],
+) -> int:
+    at = dict(zip(sites, formats, strict=True))
+    w, a = (FLOAT32.bits if site is None else width(at[site]).bits for site in operands)
+    return round(rule(operation.macs, w, a, operation.reduction))
