@@ -48,5 +48,6 @@ class CostModel:
         return None if found is None else found.cost(space)
 
     def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
-        """Where the measure `name` comes from at `assignment`."""
-        return self.measures[name].shares(assignment)
+        """Where the measure `name` comes from at `assignment`; empty if it is none of these."""
+        found = self.measures.get(name)
+        return {} if found is None else found.shares(assignment)

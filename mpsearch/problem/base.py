@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,10 @@ class Problem(ABC):
     """Every site of the model in the order of computation, for `sites.json`; those without a choice too."""
     limits: Sequence[str] = ()
     """What this way of running the model cannot do, one sentence each; said at the start and in the report."""
+    status: Mapping[str, str] = MappingProxyType({})
+    """How far measures of accelerators can be trusted, by name: `analytic`, `calibrated` or `measured`."""
+    notes: Sequence[str] = ()
+    """What the user should know of the accelerators, one sentence each: which widths run as wider ones."""
     threads: int = 1
     """How many threads of the CPU score it; a run keeps their number, because it decides how sums are rounded."""
     batch_sizes: Sequence[int] = ()
@@ -71,6 +76,14 @@ class Problem(ABC):
         """
         del name
         return None
+
+    def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
+        """Where the cost `name` comes from: what each site, tensor or operation adds, in the unit of the measure.
+
+        Empty where that is not known.
+        """
+        del name, assignment
+        return {}
 
     def probe(self) -> Probe:
         """A look at the float model, for drivers that predict before they measure. Raises `BadInput` without one."""

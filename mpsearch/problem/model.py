@@ -23,6 +23,7 @@ from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.memory import Memory
+from mpsearch.cost.model import CostModel
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import GraphRunner, Runner
@@ -47,6 +48,7 @@ class ModelProblem(Problem):
         space: the choices.
         sites: every site, those without a choice too.
         memory: the memory model.
+        cost_model: measures beside those of memory.
         batches: by split: `validation` and `test`.
         weights: float weights by name, for the fingerprint and for keeping.
         limits: what this way of running the model cannot do, one sentence each; empty for the exported graph.
@@ -62,6 +64,7 @@ class ModelProblem(Problem):
         batches: Mapping[str, Sequence[Batch]],
         weights: Mapping[str, Tensor],
         limits: Sequence[str] = (),
+        cost_model: CostModel | None = None,
     ) -> None:
         self.objective = objective
         self.runner = runner
@@ -69,6 +72,8 @@ class ModelProblem(Problem):
         self.sites = tuple(sites)
         self.memory = memory
         self.limits = tuple(limits)
+        self.cost_model = cost_model or CostModel({})
+        self.status, self.notes = self.cost_model.status, self.cost_model.notes
         self.threads = torch.get_num_threads()
         self.keeps_weights = objective.trains
         self.fingerprint = fingerprint(weights)
@@ -93,10 +98,13 @@ class ModelProblem(Problem):
         self.runner.forget()
 
     def costs(self, assignment: Assignment) -> dict[str, float]:
-        return self.memory.measures(assignment)
+        return {**self.memory.measures(assignment), **self.cost_model.at(assignment)}
 
     def cost(self, name: str) -> Cost | None:
-        return self.memory.cost(name, self.space)
+        return self.memory.cost(name, self.space) or self.cost_model.cost(name, self.space)
+
+    def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
+        return self.cost_model.shares(name, assignment)
 
     def probe(self) -> ModelProbe:
         if not isinstance(self.runner, GraphRunner):
