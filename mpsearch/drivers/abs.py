@@ -75,7 +75,7 @@ class Abs(AskTell):
         self._asked.update(self._learn([e for e in known if e.assignment in session.space]))
 
     def ask(self, n: int) -> list[Assignment]:
-        pool = self._pool()
+        pool = self._allowed(self._pool())
         n = min(n, len(pool))
         guided = 0 if self._first else n - int(self._rng.binomial(n, self._explore))
         self._first = False
@@ -116,6 +116,16 @@ class Abs(AskTell):
             if fresh := [code for code in dict.fromkeys(drawn) if code not in self._asked]:
                 return np.array(fresh, dtype=np.intp)
         return np.empty((0, len(sizes)), dtype=np.intp)
+
+    def _allowed(self, pool: Codes) -> Codes:
+        """Those of `pool` that no limit on a cost forbids; all where it forbids all."""
+        within = np.ones(len(pool), dtype=bool)
+        for goal, cost in zip(self._goals, self._costs, strict=True):
+            if goal.limit is not None and cost is not None and len(pool):
+                bound = goal.limit.bound(self._baseline.get(goal.name, math.nan))
+                values = cost(pool)
+                within &= values <= bound if goal.limit.sense == "<=" else values >= bound
+        return pool[within] if within.any() else pool
 
     def _best(self, pool: Codes, n: int) -> list[int]:
         """Rows of the `n` best of `pool`: first what keeps all limits, in layers; then what misses them least."""

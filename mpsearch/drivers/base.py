@@ -45,6 +45,14 @@ class Session(ABC):
         after recording what the budget still allowed; a driver needs no other stopping rule.
         """
 
+    def forbids(self, assignment: Assignment) -> bool:
+        """Whether a limit on a cost rules `assignment` out, which arithmetic tells before any forward pass."""
+        limited = [goal for goal in self.goals if goal.limit is not None]
+        if not limited:
+            return False
+        costs, baseline = self.problem.costs(assignment), self.evaluations[0].measures
+        return any(goal.excess(costs, baseline) > 0 for goal in limited if goal.name in costs)
+
 
 class Driver(ABC):
     """A search method. It owns its loop, never the evaluation.

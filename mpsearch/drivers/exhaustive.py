@@ -1,4 +1,7 @@
-"""Exhaustive search: every assignment, in the order in which neighbours share most of the computation."""
+"""Exhaustive search: every assignment, in the order in which neighbours share most of the computation.
+
+What a limit on a cost forbids is passed over.
+"""
 
 from __future__ import annotations
 
@@ -30,4 +33,5 @@ class Exhaustive(Driver):
             )
         remaining = session.space.assignments()
         while chunk := list(islice(remaining, self.chunk)):
-            session.evaluate(chunk)
+            if allowed := [assignment for assignment in chunk if not session.forbids(assignment)]:
+                session.evaluate(allowed)

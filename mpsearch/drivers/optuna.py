@@ -48,7 +48,8 @@ class Optuna(AskTell):
     The controls that were evaluated first are its first questions.
 
     Samplers repeat themselves as they converge (TPE asked 26 distinct points of 81 in 60 asks). Repeats are free, and
-    after each one an assignment near it that was not asked yet is next, so that the budget is spent.
+    after each one an assignment near it that was not asked yet is next, so that the budget is spent. What a limit on a
+    cost forbids is a failed trial at once, without an evaluation, and the sampler is asked again.
 
     Args:
         sampler: a key of `SAMPLERS`. `nsga2` for cheap evaluations or many choices, `tpe` where an evaluation takes
@@ -69,7 +70,7 @@ class Optuna(AskTell):
         self._sampler, self._batch, self._population = sampler, batch, population
 
     def start(self, session: Session) -> None:
-        self._space, self._goals = session.space, session.goals
+        self._space, self._goals, self._forbids = session.space, session.goals, session.forbids
         self._seen: set[tuple[int, ...]] = set()
         self._rng = np.random.default_rng(session.seed)
         left = session.budget_left
@@ -89,14 +90,21 @@ class Optuna(AskTell):
     def ask(self, n: int) -> list[Assignment]:
         self._pending: list[Trial] = []
         asked = []
-        for _ in range(n):
+        refused = 0
+        while len(asked) < n:
             trial = self._study.ask(self._options)
             indices = tuple(trial.params[name] for name in self._options)
             if indices in self._seen:
                 self._enqueue(self._unseen_near(indices))
             self._seen.add(indices)
+            assignment = self._space.decode(indices)
+            if refused < _WALK and self._forbids(assignment):
+                self._study.tell(trial, state=TrialState.FAIL)
+                refused += 1
+                continue
+            refused = 0
             self._pending.append(trial)
-            asked.append(self._space.decode(indices))
+            asked.append(assignment)
         return asked
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:

@@ -1,4 +1,7 @@
-"""Random search: every assignment equally likely, none asked twice. The yardstick for the other drivers."""
+"""Random search: every assignment equally likely, none asked twice. The yardstick for the other drivers.
+
+What a limit on a cost forbids is drawn again, without being evaluated.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,9 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.drivers.base import AskTell, Session
+
+_DRAWS = 1000
+"""In a row that a limit on a cost forbids; then one is asked all the same, so that the run ends."""
 
 
 class Random(AskTell):
@@ -25,17 +31,22 @@ class Random(AskTell):
         self.batch = batch
 
     def start(self, session: Session) -> None:
-        self._space = session.space
+        self._space, self._forbids = session.space, session.forbids
         self._rng = np.random.default_rng(session.seed)
         self._asked: set[Assignment] = set()
 
     def ask(self, n: int) -> list[Assignment]:
         fresh: list[Assignment] = []
+        drawn = 0
         while len(fresh) < n and len(self._asked) < self._space.size:
             assignment = self._space.sample(self._rng)
-            if assignment not in self._asked:
-                self._asked.add(assignment)
+            if assignment in self._asked:
+                continue
+            self._asked.add(assignment)
+            drawn += 1
+            if drawn > _DRAWS or not self._forbids(assignment):
                 fresh.append(assignment)
+                drawn = 0
         return fresh
 
     def tell(self, evaluations: Sequence[Evaluation]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_runs import QUIET, build, with_goals
+from toy_runs import QUIET, build, replace_fields, with_goals
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import NothingFeasible
@@ -15,7 +15,7 @@ from mpsearch.core.goal import Goal, Limit
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable, unmet
 from mpsearch.engine.run import run
-from mpsearch.testing.toy import Toy
+from mpsearch.testing.toy import Toy, toy_spec
 
 TOY = Toy()
 COSTS = [TOY.costs(a) for a in [Assignment(), *TOY.space.assignments()]]
@@ -123,3 +123,37 @@ def test_what_only_the_search_can_tell_names_the_best_reached(tmp_path, accuracy
     assert result.status == "infeasible"
     (best,) = re.fullmatch(said, unmet(result)).groups()
     assert float(best) == max(e.measures["accuracy"] for e in result.evaluations)
+
+
+class Counting(Toy):
+    """Remembers what was scored."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.scored = []
+
+    def evaluate(self, assignments, split="validation"):
+        for done in super().evaluate(assignments, split):
+            self.scored.append(done.assignment)
+            yield done
+
+
+@pytest.mark.parametrize("driver", ["exhaustive", "random", "optuna", "frontier", "abs"])
+def test_what_a_limit_on_a_cost_forbids_is_never_run(driver, tmp_path):
+    problem, limit = Counting(), 700
+    goals = [{"name": "accuracy", "maximise": True}, {"name": "memory_bytes", "limit": f"<= {limit}"}]
+    found = run(
+        replace_fields(toy_spec(driver, budget=30), goals=goals), tmp_path / "run", build=lambda s, w: problem, **QUIET
+    )
+    controls = ("baseline", "uniform")
+    asked = [e.assignment for e in found.evaluations if e.asked_by.split()[0] not in controls]
+    assert asked
+    assert all(problem.costs(a)["memory_bytes"] <= limit for a in asked)
+    assert set(problem.scored) <= {e.assignment for e in found.evaluations}
+
+
+def test_a_limit_that_random_never_meets_still_ends(tmp_path):
+    """Jointly impossible limits on a cost and a measure: the nearest points are kept."""
+    goals = [{"name": "accuracy", "maximise": True, "limit": ">= 2"}, {"name": "memory_bytes", "limit": "<= 300"}]
+    found = run(replace_fields(toy_spec("random", budget=12), goals=goals), tmp_path / "run", build=build, **QUIET)
+    assert found.status == "infeasible"
