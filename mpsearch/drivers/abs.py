@@ -10,6 +10,7 @@ predicted of it are measured. Their code for it was never published, so these ar
   exact costs, the last layer thinned by crowding distance as in NSGA-II. With one goal that is the order of its
   predictions, as published. A limited memory is a goal here, so a round spreads over the front within the limit, where
   the published one stays at its most accurate end; of equal predictions the cheaper one comes first in both;
+* limits on costs hold in every round, the first and the random picks too;
 * limits on measured goals: what is predicted to miss one comes after all that is not;
 * the controls of the run are the first samples.
 """
