@@ -137,18 +137,20 @@ class Width:
     Args:
         bits: of a code. is_float: whether it is a floating-point number.
         significant: bits that a multiplier sees; fewer than `bits` for formats with few significant bits.
+        is_brain: whether it is the brain float of its size, which has the range of float32 and fewer digits.
     """
 
     bits: int
     is_float: bool = False
     significant: int = 0
+    is_brain: bool = False
 
     def __post_init__(self) -> None:
         if not self.significant:
             object.__setattr__(self, "significant", self.bits)
 
     def __str__(self) -> str:
-        return f"{'fp' if self.is_float else 'int'}{self.bits}"
+        return f"{'bf' if self.is_brain else 'fp' if self.is_float else 'int'}{self.bits}"
 
 
 FLOAT32 = Width(32, is_float=True)
@@ -157,7 +159,7 @@ _FLOATS = ("fp", "bf")
 
 def width(fmt: Format) -> Width:
     """How wide an operand in `fmt` is where it is multiplied. Fractional bits are rounded up."""
-    return Width(-int(-fmt.bits // 1), is_float=fmt.scheme in _FLOATS)
+    return Width(-int(-fmt.bits // 1), is_float=fmt.scheme in _FLOATS, is_brain=fmt.scheme == "bf")
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,13 @@ class Accelerator(ABC):
         assert energy is not None, "`refuses` names what is missing"
         weight, value = self.promote(run.operation.kind, run.weight, run.value)
         mac_pj = energy.mac_pj_per_bit2 * weight.bits * value.bits + energy.acc_pj_per_bit * energy.acc_bits
-        moved_j = run.moved_bits * (self.card.memory[-1].energy_j_per_bit or 0.0) if self.card.memory else 0.0
+        outer = self.card.memory[-1].energy_j_per_bit if self.card.memory else None
+        moved_j = self.moved_bits(run) * (outer or 0.0)
         return run.operation.macs * mac_pj * 1e-12 + moved_j + (energy.static_w or 0.0) * self.seconds(run)
+
+    def moved_bits(self, run: Run) -> int:
+        """Bits that one operation moves through the outer memory: each of its tensors once, as it lies there."""
+        return run.moved_bits
 
     def refuses(self, measure: str) -> str | None:
         """Why the card cannot give `latency_s` or `energy_j`, and what it lacks; None where it can."""
