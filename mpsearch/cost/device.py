@@ -69,7 +69,7 @@ def run(
         wide(operation.weight),
         wide(operation.value),
         tuple(map(moved, operation.reads)),
-        moved(operation.write) if operation.write else 0,
+        sum(map(moved, operation.writes)),
         workload.samples,
     )
 
@@ -84,7 +84,8 @@ def fused(accelerator: Accelerator, workload: Workload) -> list[Operation]:
     made: dict[int, int] = {}  # tensor to the kernel that writes it
     for operation in workload.operations:
         ready = [made[a.tensor] for a in operation.reads if a.tensor in made and len(readers[a.tensor]) == 1]
-        into = max((k for k in ready if accelerator.fuses(kernels[k], operation)), default=None)
+        ready = [k for k in ready if not kernels[k].more_writes and accelerator.fuses(kernels[k], operation)]
+        into = max(ready, default=None)
         if into is None:
             kernels.append(operation)
             into = len(kernels) - 1
@@ -92,7 +93,8 @@ def fused(accelerator: Accelerator, workload: Workload) -> list[Operation]:
             producer = kernels[into]
             inside = producer.write.tensor if producer.write else None
             others = tuple(a for a in operation.reads if a.tensor != inside)
-            kernels[into] = replace(producer, reads=producer.reads + others, write=operation.write)
-        if operation.write is not None:
-            made[operation.write.tensor] = into
+            kernels[into] = replace(
+                producer, reads=producer.reads + others, write=operation.write, more_writes=operation.more_writes
+            )
+        made |= {access.tensor: into for access in operation.writes}
     return kernels

@@ -16,25 +16,28 @@ from mpsearch.core.format import Format
 from mpsearch.cost.sums import Part, Sum
 from mpsearch.cost.workload import FLOAT32, Operation, Workload, width
 
+Rule = Callable[[int, int, int, float], float]
+"""Multiply-accumulates, bits of both operands, length of the sums; to the measure."""
 
-def bops(macs: int, w: int, a: int, reduction: int) -> float:
+
+def bops(macs: int, w: int, a: int, reduction: float) -> float:
     """HAWQ-V3's definition."""
     del reduction
     return macs * w * a
 
 
-def bops_baskin(macs: int, w: int, a: int, reduction: int) -> float:
+def bops_baskin(macs: int, w: int, a: int, reduction: float) -> float:
     """UNIQ's definition: products of all pairs of bits, and the accumulator."""
     return macs * (w * a + w + a + math.log2(reduction))
 
 
-def macs_bits(macs: int, w: int, a: int, reduction: int) -> float:
+def macs_bits(macs: int, w: int, a: int, reduction: float) -> float:
     """The wider operand's bits."""
     del reduction
     return macs * max(w, a)
 
 
-RULES: dict[str, Callable[[int, int, int, int], float]] = {
+RULES: dict[str, Rule] = {
     "bops": bops,
     "bops_baskin": bops_baskin,
     "macs_bits": macs_bits,
@@ -49,7 +52,7 @@ def operation_measures(workload: Workload) -> dict[str, Sum]:
     }
 
 
-def _part(workload: Workload, operation: Operation, rule: Callable[[int, int, int, int], float]) -> Part:
+def _part(workload: Workload, operation: Operation, rule: Rule) -> Part:
     held = [workload.operand(operation, place) for place in (operation.weight, operation.value)]
     operands = [None if h is None else h.site for h in held]
     sites = tuple(dict.fromkeys(site for site in operands if site is not None))
@@ -60,7 +63,7 @@ def _units(
     operation: Operation,
     operands: list[str | None],
     sites: tuple[str, ...],
-    rule: Callable[[int, int, int, int], float],
+    rule: Rule,
     formats: tuple[Format, ...],
 ) -> int:
     at = dict(zip(sites, formats, strict=True))

@@ -79,6 +79,8 @@ class Access:
 class Gemm:
     """`count` products [m, k] x [k, n]: a convolution as its im2col form, one product per group.
 
+    A transposed convolution is the product before its windows are added up: n holds the window, `window` is 1.
+
     Args:
         m: rows: positions and samples of the batch. n: output channels per group. k: length of the sum.
         count: groups, heads or batches that are multiplied apart.
@@ -109,9 +111,11 @@ class Operation:
         reads, write: the tensors it touches, after reshapes and activation functions are taken as their source.
         macs: multiply-accumulates.
         weight, value: places in `reads` of the two operands of its products: the weight (key, probabilities, edge
-            weight), and the activation. None where it multiplies nothing, or by a plain constant.
+            weight), and the activation. None where it multiplies nothing, by a plain constant, or by what never leaves
+            the kernel (the state of a recurrent layer, the probabilities of a fused attention), which is float32.
         gemm: sizes of its matrix product.
         is_first: whether its value is an input of the model.
+        more_writes: further results: slices that have a format each, final states.
     """
 
     name: str
@@ -123,11 +127,21 @@ class Operation:
     value: int | None = None
     gemm: Gemm | None = None
     is_first: bool = False
+    more_writes: tuple[Access, ...] = ()
 
     @property
-    def reduction(self) -> int:
-        """How many products are added up to one number."""
-        return self.gemm.k if self.gemm is not None else 1
+    def writes(self) -> tuple[Access, ...]:
+        """All results."""
+        return (*((self.write,) if self.write else ()), *self.more_writes)
+
+    @property
+    def reduction(self) -> float:
+        """How many products are added up to one number: on average, for a transposed convolution."""
+        if self.gemm is None:
+            return 1.0
+        if self.kind is Kind.CONV_TRANSPOSED:
+            return max(1.0, self.macs / sum(access.elements for access in self.writes))
+        return self.gemm.k
 
 
 @dataclass(frozen=True)
@@ -176,8 +190,7 @@ class Workload:
 
     def sites(self, operation: Operation) -> tuple[str, ...]:
         """Sites of all tensors that `operation` touches, each once, in the order of its reads, the result last."""
-        touched = (*operation.reads, *((operation.write,) if operation.write else ()))
-        names = (self.tensors[access.tensor].site for access in touched)
+        names = (self.tensors[access.tensor].site for access in (*operation.reads, *operation.writes))
         return tuple(dict.fromkeys(name for name in names if name is not None))
 
     def operand(self, operation: Operation, place: int | None) -> Held | None:
@@ -193,6 +206,7 @@ class Workload:
     def digest(self) -> str:
         """SHA-256 of what is computed: operations, sizes and their connections. Cards made for a model carry it."""
         told = hashlib.sha256()
-        for noun in (*self.tensors, *self.operations):
+        nouns: list[Held | Operation] = [*self.tensors, *self.operations]
+        for noun in nouns:
             told.update(repr([getattr(noun, field.name) for field in fields(noun)]).encode())
         return told.hexdigest()
