@@ -2,15 +2,89 @@
 
 from __future__ import annotations
 
-from mpsearch.cost.memory import Packed
+from collections.abc import Sequence
+
+from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, held_together, part
+from mpsearch.cost.peak import Peak
+from mpsearch.cost.sums import Part, Sum
 from mpsearch.cost.workload import Held
-from mpsearch.spec.card import Layout
+from mpsearch.spec.card import InPlace, Layout
 
 
 def stored_bits(layout: Layout, held: Held, packed: Packed | None) -> int:
-    """Bits of `held`: its codes in `layout`, scales and the rest as its format stores them.
+    """Bits of `held`: its codes in `layout`, then scales and zero points as its format stores them.
 
     Args:
         packed: what it takes in its format; None where it stays as it is.
     """
-    return held.elements * held.float_bits if packed is None else packed.bits
+    codes = code_bits(layout, held, packed)
+    return codes if packed is None else codes + _up(packed.static_bits, 8 * layout.align_bytes)
+
+
+def code_bits(layout: Layout, held: Held, packed: Packed | None) -> int:
+    """Bits of the codes of `held` in `layout`, gaps included: a multiple of its alignment.
+
+    * bit: ceil(n b / 8) bytes. row: rows * ceil(columns b / 8) bytes.
+    * word: W * ceil(n / floor(W / b)) bits: no code straddles a word of W; one that is longer takes whole words.
+    * container: n times the next of `storage_bits`; a code longer than all of them takes several of the last.
+    * tile: matrices of weights padded to (tile rows, tile columns), the rest as row.
+
+    Codes of a fractional width take whole bits, except in bit and row.
+    """
+    n = held.elements
+    total = n * held.float_bits if packed is None else packed.code_bits
+    if not n:
+        return 0
+    bits, columns = -(-total // n), -(-n // held.rows)
+    match layout.weight_pack:
+        case "bit":
+            found = total
+        case "word":
+            found = layout.word_bits * _words(n, bits, layout.word_bits)
+        case "container":
+            found = n * _container(bits, layout.storage_bits)
+        case "tile" if held.is_parameter and held.rows > 1:
+            found = _up(held.rows, layout.tile[0]) * _up(columns, layout.tile[1]) * bits
+        case _:
+            found = held.rows * _up(-(-total // held.rows), 8)
+    return _up(found, 8 * layout.align_bytes)
+
+
+def device_memory(layout: Layout, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt) -> Sum:
+    """`memory_bytes` with every tensor in the layout of a device: parameters, and static grids of quantized values."""
+    alignment = 8 * layout.align_bytes
+
+    def stored(parameter: Parameter) -> Part:
+        gained = _up(parameter.correction_bits, alignment)
+        return part(parameter, packed, lambda taken: stored_bits(layout, parameter, taken) + (gained if taken else 0))
+
+    def static(value: Value) -> Part:
+        return part(value, packed, lambda taken: 0 if taken is None else _up(taken.static_bits, alignment))
+
+    return Sum([*map(stored, parameters), *(static(value) for value in values if value.site)], per=8, whole=True)
+
+
+def device_peak(layout: Layout, in_place: InPlace, values: Sequence[Value], packed: PackedAt) -> Peak:
+    """`activation_peak_bytes` with values in the layout of a device, and made in place where it does that."""
+
+    def size(value: Value) -> Part:
+        return part(value, packed, lambda taken: code_bits(layout, value, taken) // 8)
+
+    return Peak([*map(size, values)], held_together(values, lambda value: overwrites(in_place, value)))
+
+
+def overwrites(in_place: InPlace, value: Value) -> bool:
+    """Whether a device makes `value` in the memory of the operand that it may overwrite."""
+    return in_place.depthwise if value.is_depthwise else in_place.elementwise
+
+
+def _up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+def _words(n: int, bits: int, word: int) -> int:
+    return -(-n // (word // bits)) if bits <= word else n * -(-bits // word)
+
+
+def _container(bits: int, containers: Sequence[int]) -> int:
+    return min((size for size in containers if size >= bits), default=_up(bits, max(containers)))

@@ -23,6 +23,7 @@ from mpsearch.cost.memory import Packed, Parameter, Value
 from mpsearch.graph.export import Example
 from mpsearch.graph.grids import packed_size
 from mpsearch.graph.runner import Runner, on_cpu
+from mpsearch.graph.workload import value_rows
 from mpsearch.quant.bank import Bank
 
 LIMITS = (
@@ -87,14 +88,18 @@ class HookRunner(Runner):
         for name, tensor in [*self._parameters.items(), *self._model.named_buffers()]:
             site = self._site.get(name)
             counts = site is not None and site.role is Role.WEIGHT
-            bits = tensor.numel() * tensor.element_size() * 8
-            found.append(Parameter(bits, name if site else None, counts, tensor.numel() if counts else 0))
+            rows = 1 if site is None else tensor.shape[site.axis]
+            own = None if site is None else name
+            found.append(Parameter(name, tensor.numel(), rows, tensor.element_size() * 8, own, counts=counts))
         return tuple(found)
 
     def values(self) -> tuple[Value, ...]:
         """The inputs of the layers, each on its own."""
         shapes = enumerate(self._shapes.items())
-        return tuple(Value(32 * math.prod(shape), i, i, name) for i, (name, shape) in shapes)
+        return tuple(
+            Value(name, math.prod(shape), value_rows(self._site[name]), site=name, born=i, dies=i)
+            for i, (name, shape) in shapes
+        )
 
     @torch.no_grad()
     def _call(self, example: Example, weights: Mapping[str, Tensor]) -> Any:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-from torch import Tensor, fx
+from torch import fx
 
-from mpsearch.core.site import Role
+from mpsearch.core.site import Role, Site
 from mpsearch.cost.memory import Parameter, Value
-from mpsearch.graph.export import Lowered
-from mpsearch.graph.ops import LINEAR, RESHAPES, UNARY, WEIGHTED, is_call, is_float, is_slice, root
+from mpsearch.graph.export import Lowered, module_path
+from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, RESHAPES, UNARY, WEIGHTED, aten, is_call, is_float, is_slice, root
 from mpsearch.graph.sites import Discovery, live_nodes
+
+ELEMENTWISE = {
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+    aten.relu.default,
+    aten.hardtanh.default,
+    aten.leaky_relu.default,
+    aten.elu.default,
+    aten.gelu.default,
+    aten.silu.default,
+    aten.sigmoid.default,
+    aten.tanh.default,
+    aten.hardswish.default,
+    aten.exp.default,
+}
+"""Operators that make each number of the numbers at the same place of their operands."""
 
 
 def parameters(lowered: Lowered, discovery: Discovery, active: Iterable[str], corrects: bool) -> tuple[Parameter, ...]:
@@ -27,11 +45,17 @@ def parameters(lowered: Lowered, discovery: Discovery, active: Iterable[str], co
     found = []
     for name, tensor in lowered.tensors.items():
         site = site_of.get(name)
-        chosen = site.name if site is not None and site.name in names else None
-        counts = site is not None and site.role is Role.WEIGHT
-        bits = tensor.numel() * tensor.element_size() * 8
+        is_chosen = site is not None and site.name in names
         found.append(
-            Parameter(bits, chosen, counts, tensor.numel() if counts else 0, gains.get(name, 0) if chosen else 0)
+            Parameter(
+                name,
+                tensor.numel(),
+                rows=1 if site is None else tensor.shape[site.axis],
+                float_bits=8 * tensor.element_size(),
+                site=site.name if is_chosen else None,
+                counts=site is not None and site.role is Role.WEIGHT,
+                correction_bits=gains.get(name, 0) if is_chosen else 0,
+            )
         )
     return tuple(found)
 
@@ -60,7 +84,7 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
     """Every floating-point value that depends on the input, held from the step that makes it to its last reader.
 
     A reshape or slice is the tensor it was taken from, and an activation function overwrites what it alone reads, as
-    runtimes do: both add nothing.
+    runtimes do: both add nothing. What else could be made in place says so (`Value.overwrites`).
     """
     nodes = list(lowered.graph.nodes)
     live = live_nodes(nodes)
@@ -79,22 +103,40 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
             holder[node] = whole
         elif whole is not None and whole not in sited:  # one of several slices with a format each, of one tensor
             born[node] = born[whole]
-            shared[whole] = shared.get(whole, 0) + _bits(node)
+            shared[whole] = shared.get(whole, 0) + _elements(node)
     dies = {node: order[node] for node in nodes}
     for node in nodes:
         for source in node.all_input_nodes:
             if source in holder:
                 dies[holder[source]] = max(dies[holder[source]], order[node])
     sites = {holder[node]: site for node, site in sited.items() if node in holder}
+    left = {node: _elements(node) - shared.get(node, 0) for node in dict.fromkeys(holder.values())}
+    held = [node for node, elements in left.items() if elements > 0]
+    over = _made_over(held, holder, order, dies, left)
     found = []
-    for node in dict.fromkeys(holder.values()):
-        bits = _bits(node) - shared.get(node, 0)
+    for node in held:
         site = sites.get(node)
-        if bits > 0:
-            is_feature = site is not None and site.role in (Role.FEATURE, Role.ATTENTION)
-            found.append(Value(bits, born[node], dies[node], site.name if site else None, is_feature))
+        found.append(
+            Value(
+                site.name if site else module_path(node) or node.name,
+                left[node],
+                rows=value_rows(site) if site else 1,
+                float_bits=8 * node.meta["val"].dtype.itemsize,
+                site=site.name if site else None,
+                born=born[node],
+                dies=dies[node],
+                is_feature=site is not None and site.role in (Role.FEATURE, Role.ATTENTION),
+                overwrites=over.get(node),
+                is_depthwise=_is_depthwise(node),
+            )
+        )
     counted = {value.site for value in found}
     return tuple(found) + _only_with_a_choice(discovery, set(active) - counted, order)
+
+
+def value_rows(site: Site) -> int:
+    """How many rows a value lies in: nodes, positions or samples, each with all its channels."""
+    return math.prod(n for axis, n in enumerate(site.shape) if axis != site.axis)
 
 
 def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.Node, int]) -> tuple[Value, ...]:
@@ -102,7 +144,8 @@ def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.N
     found = []
     for f in discovery.found:
         if f.site.name in active and not f.site.role.is_parameter:
-            found.append(Value(32 * math.prod(f.site.shape), order[f.node], order[f.node], f.site.name))
+            name, at = f.site.name, order[f.node]
+            found.append(Value(name, math.prod(f.site.shape), value_rows(f.site), site=name, born=at, dies=at))
     return tuple(found)
 
 
@@ -115,8 +158,42 @@ def _alias_of(node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _bits(node: fx.Node) -> int:
-    value = node.meta.get("val")
-    if not is_float(node) or not isinstance(value, Tensor):
-        return 0
-    return math.prod(node.meta["shape"]) * value.dtype.itemsize * 8
+def _made_over(
+    held: Sequence[fx.Node],
+    holder: Mapping[fx.Node, fx.Node],
+    order: Mapping[fx.Node, int],
+    dies: Mapping[fx.Node, int],
+    left: Mapping[fx.Node, int],
+) -> dict[fx.Node, int]:
+    """Place in `held` of the operand that each elementwise or depthwise operator could write its result over.
+
+    Args:
+        holder: the value whose numbers a node holds.
+        order: step of each node. dies: step that reads each value for the last time.
+        left: elements of each value that its slices do not have.
+    """
+    place = {node: i for i, node in enumerate(held)}
+    found: dict[fx.Node, int] = {}
+    for node in held:
+        if not is_call(node, ELEMENTWISE) and not _is_depthwise(node):
+            continue
+        for operand in node.all_input_nodes:
+            over = holder.get(operand)
+            if over not in place or over.op == "placeholder" or dies[over] != order[node]:
+                continue
+            if left[over] == _elements(over) == _elements(operand) >= _elements(node):
+                found[node] = place[over]
+    return found
+
+
+def _is_depthwise(node: fx.Node) -> bool:
+    """Whether each channel of a convolution is made of the same channel of its input."""
+    if not is_call(node, CONVOLUTIONS):
+        return False
+    groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
+    return bool(groups > 1 and node.args[0].meta["shape"][1] == groups == node.meta["shape"][1])
+
+
+def _elements(node: fx.Node) -> int:
+    """Numbers of a floating-point value; 0 for anything else."""
+    return math.prod(node.meta["shape"]) if is_float(node) else 0
