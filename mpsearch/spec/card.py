@@ -6,15 +6,32 @@ Nothing is guessed: what a card does not say, no measure is made of.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
+from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
+from mpsearch.core.errors import BadInput
+from mpsearch.spec import registry
+from mpsearch.spec.check_card import check_card, hint
+from mpsearch.spec.explain import Faults, lines, model_in, validate
 from mpsearch.spec.schema import Part, Text
+from mpsearch.spec.source import read_file
 
-Number = Annotated[StrictFloat | StrictInt, Field(ge=0)]
-Positive = Annotated[StrictFloat | StrictInt, Field(gt=0)]
+Number = Annotated[StrictFloat, Field(ge=0)]
+Positive = Annotated[StrictFloat, Field(gt=0)]
+Fraction = Annotated[StrictFloat, Field(gt=0, le=1)]
 Whole = Annotated[StrictInt, Field(gt=0)]
+
+
+class Block(Part):
+    """A block of a card that can check more of itself than the types of its values."""
+
+    def faults(self) -> Faults:
+        """What is wrong, with the path inside the block: what is allowed and the next step."""
+        return []
 
 
 class Layout(Part):
@@ -65,7 +82,7 @@ class Calibration(Part):
     heldout_mape: Number | None = None
 
 
-class Card(Part):
+class Card(Block):
     """What every card says. Kinds derive from it and add their block."""
 
     schema_: Literal["mpsearch.accelerator/1"] = Field(alias="schema")
@@ -81,3 +98,71 @@ class Card(Part):
     memory: tuple[Level, ...] = ()
     energy: Energy | None = None
     calibration: Calibration = Calibration()
+
+    def faults(self) -> Faults:
+        """Faults of several blocks together. Those of one block are its own (`Block.faults`)."""
+        found: Faults = []
+        for i, (inner, outer) in enumerate(pairwise(self.memory), 1):
+            if inner.bytes is not None and outer.bytes is not None and inner.bytes >= outer.bytes:
+                message = (
+                    f"is not larger than {inner.level!r} before it; levels are listed from the inner to the outer."
+                )
+                found.append((("memory", i, "bytes"), message))
+            fast, slow = inner.read_bytes_per_s, outer.read_bytes_per_s
+            if fast is not None and slow is not None and fast < slow:
+                message = f"is faster than {inner.level!r} before it; list levels from the inner to the outer."
+                found.append((("memory", i, "read_bytes_per_s"), message))
+        if self.status == "calibrated" and not self.calibration.n_anchors:
+            found.append((("status",), "'calibrated' needs calibration.n_anchors: whole models that were measured."))
+        return found
+
+
+def card_name(text: str | Path) -> str:
+    """The name of the card in a file, or that a goal names: without folder and `.yaml`."""
+    return re.sub(r"\.ya?ml$", "", Path(text).name)
+
+
+def load_card(path: Path) -> Any:
+    """The accelerator that the card in the file `path` describes.
+
+    Returns:
+        An `mpsearch.cost.accelerators.base.Accelerator`, of the class that the registry knows by the card's kind.
+
+    Raises:
+        BadInput: with every fault found: its place, what is allowed and the next step.
+    """
+    source = read_file(path, "card")
+    data = source.data
+    faults = source.errors + check_card(data, card_name(path))
+    told = {where for where, _ in faults}
+    card_type: type[Card] = Card
+    device: Any = None
+    kind = data.get("kind")
+    if isinstance(kind, str):
+        try:
+            device = registry.load("accelerators", kind)
+            card_type = device.card_type
+        except BadInput as error:
+            faults.append((("kind",), str(error)))
+    card, found = validate(card_type, data, hint)
+    blocks = {f.alias or name: f.annotation for name, f in card_type.model_fields.items()}
+    if device is None:  # what blocks it may have is not known
+        found = [fault for fault in found if fault[0][0] in blocks]
+    faults += [fault for fault in found if fault[0] not in told]
+    for name, annotation in blocks.items():
+        faults += [((name, *where), message) for where, message in _faults(annotation, data.get(name))]
+    faults += card.faults() if card else []
+    if faults:
+        raise BadInput(*dict.fromkeys(lines(source, faults)))
+    return device(card)
+
+
+def _faults(annotation: Any, data: object) -> Faults:
+    """What a block says of itself, as long as it is well formed: a fault elsewhere must not hide it."""
+    kind = model_in(annotation)
+    if kind is None or not issubclass(kind, Block) or not isinstance(data, dict):
+        return []
+    try:
+        return kind.model_validate(data).faults()
+    except ValidationError:
+        return []

@@ -14,10 +14,9 @@ from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.spec import find, registry
+from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import DriverSpec, ObjectiveSpec, SiteRule
 from mpsearch.spec.source import Where
-
-Faults = list[tuple[Where, str]]
 
 
 def check_driver(driver: DriverSpec) -> Faults:

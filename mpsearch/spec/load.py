@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import TypeAdapter, ValidationError
 
-from mpsearch.core.errors import BadInput, nearest
+from mpsearch.core.errors import BadInput
 from mpsearch.spec import check, find
+from mpsearch.spec.explain import Faults, lines, validate
 from mpsearch.spec.schema import DriverSpec, ObjectiveSpec, Resolved, SiteRule, Spec, StartTexts
-from mpsearch.spec.source import Override, Source, Where, apply, describe, dump, read_file
+from mpsearch.spec.source import Override, Where, apply, dump, read_file
 
 SPEC_FILE = "spec.yaml"
 
@@ -35,9 +34,9 @@ def load_spec(space: str | Path, overrides: Sequence[str | Override] = ()) -> Sp
     flags, errors = _parse(overrides)
     errors += apply(source, flags)
     source.data.pop("resolved", None)
-    spec, faults = _validate(source)
+    spec, faults = validate(Spec, source.data)
     faults += source.errors + _check_names(source.data, path.parent)
-    errors += _lines(source, faults)
+    errors += lines(source, faults)
     if errors or spec is None:
         raise BadInput(*dict.fromkeys(errors))
     return spec.model_copy(update={"resolved": _resolve(spec, path, source.sha256)})
@@ -59,9 +58,9 @@ def load_saved(folder: Path) -> Spec:
     if not path.is_file():
         raise BadInput(f"{folder} is not a run folder: it has no {SPEC_FILE}.")
     source = read_file(path)
-    spec, faults = _validate(source)
+    spec, faults = validate(Spec, source.data)
     if faults or spec is None:
-        raise BadInput(*_lines(source, faults))
+        raise BadInput(*lines(source, faults))
     return spec
 
 
@@ -76,26 +75,11 @@ def _parse(overrides: Sequence[str | Override]) -> tuple[list[Override], list[st
     return parsed, errors
 
 
-def _validate(source: Source) -> tuple[Spec | None, check.Faults]:
-    try:
-        return Spec.model_validate(source.data), []
-    except ValidationError as error:
-        errors = error.errors(include_url=False)
-        own = [e for e in errors if e["type"] != "too_short" or not _explained(e, errors)]
-        return None, [(tuple(e["loc"]), _sentence(e)) for e in own]
-
-
-def _explained(short: ErrorDetails, errors: list[ErrorDetails]) -> bool:
-    """Whether a list counts as too short only because its items were refused."""
-    size = len(short["loc"])
-    return any(len(e["loc"]) > size and e["loc"][:size] == short["loc"] for e in errors)
-
-
-def _check_names(data: dict[str, Any], beside: Path) -> check.Faults:
+def _check_names(data: dict[str, Any], beside: Path) -> Faults:
     """Check every part that is well formed by itself: one broken part must not hide the faults of another."""
-    faults: check.Faults = []
+    faults: Faults = []
 
-    def part(kind: Any, value: object, where: Where, checker: Callable[[Any], check.Faults]) -> None:
+    def part(kind: Any, value: object, where: Where, checker: Callable[[Any], Faults]) -> None:
         try:
             valid = TypeAdapter(kind).validate_python(value)
         except ValidationError:
@@ -134,54 +118,3 @@ def _resolve(spec: Spec, path: Path, sha256: str) -> Resolved:
         objective_class=find.load_objective_class(objective, class_name).__name__,
         objective_sha256=hashlib.sha256(objective.read_bytes()).hexdigest(),
     )
-
-
-def _lines(source: Source, faults: check.Faults) -> list[str]:
-    """`place: path: message` in the order of the file, errors of flags first."""
-
-    def position(fault: tuple[Where, str]) -> tuple[int, ...]:
-        numbers = re.search(r":(\d+):(\d+)$", source.place(fault[0]))
-        return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
-
-    ordered = sorted(faults, key=position)
-    return [": ".join(filter(None, (source.place(where), describe(where), message))) for where, message in ordered]
-
-
-def _sentence(error: ErrorDetails) -> str:
-    """One plain sentence for an error of pydantic: what is wrong, what is allowed, the nearest name."""
-    kind, value = error["type"], error["input"]
-    if kind == "extra_forbidden":
-        return f"unknown key {error['loc'][-1]!r}.{nearest(str(error['loc'][-1]), _keys(error['loc'][:-1]))}"
-    if kind == "missing":
-        return "is required and missing."
-    if kind == "value_error":
-        return f"{error['ctx']['error']}".removesuffix(".") + "."
-    if kind in ("literal_error", "enum"):
-        allowed = re.findall("'([^']+)'", error["ctx"]["expected"])
-        return f"{value!r} is not allowed.{nearest(str(value), allowed)}"
-    if kind == "greater_than":
-        return f"must be above {error['ctx']['gt']:g}, got {value!r}."
-    message = error["msg"].removeprefix("Input ")
-    return f"{message[0].lower()}{message[1:]}, got {_shown(value)}."
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _keys(where: tuple[int | str, ...]) -> list[str]:
-    """Keys that the schema allows at `where`."""
-    model: Any = Spec
-    for step in where:
-        if isinstance(step, str):
-            fields = {f.alias or name: f for name, f in model.model_fields.items()}
-            model = _model_in(fields[step].annotation)
-    return sorted(f.alias or name for name, f in model.model_fields.items() if name != "resolved")
-
-
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation such as `tuple[GoalSpec, ...] | None` holds."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for arg in get_args(annotation) if (found := _model_in(arg))), None)

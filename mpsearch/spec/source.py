@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -23,6 +23,16 @@ Key = str | int
 Where = tuple[Key, ...]
 
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.[\d_]+)[eE][-+]?\d+")
+_WHAT = {
+    "space": (
+        "a space file is a mapping of keys: name, sites, goals, ...",
+        "a bundled space (mpsearch list spaces) or from mpsearch new",
+    ),
+    "card": (
+        "a card is a mapping of keys: schema, name, kind, status, src, ...",
+        "a bundled card (mpsearch list accelerators)",
+    ),
+}
 _STEP = re.compile(r"(?P<key>[^.\[\]]+)(?P<indices>(\[\d+\])*)")
 
 
@@ -115,8 +125,13 @@ def dump(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False)
 
 
-def read_file(path: Path) -> Source:
-    """A space file, which must hold a mapping. Raises `BadInput` where it cannot be read or is not YAML."""
+def read_file(path: Path, what: Literal["space", "card"] = "space") -> Source:
+    """A file that must hold a mapping. Raises `BadInput` where it cannot be read or is not YAML.
+
+    Args:
+        what: it should be, for messages.
+    """
+    is_what, start = _WHAT[what]
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-8-sig")
@@ -129,11 +144,9 @@ def read_file(path: Path) -> Source:
     source = read_text(text, str(path))
     source.sha256 = hashlib.sha256(raw).hexdigest()
     if source.data is None:
-        raise BadInput(f"{path}: is empty; start from a bundled space (mpsearch list spaces) or from mpsearch new.")
+        raise BadInput(f"{path}: is empty; start from {start}.")
     if not isinstance(source.data, dict):
-        raise BadInput(
-            f"{path}: holds {_kind(source.data)}; a space file is a mapping of keys: name, sites, goals, ..."
-        )
+        raise BadInput(f"{path}: holds {_kind(source.data)}; {is_what}.")
     return source
 
 
