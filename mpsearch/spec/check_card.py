@@ -12,7 +12,7 @@ from mpsearch.spec.explain import Faults
 DENSE = "peaks are dense MAC/s = dense TOPS / 2 (a multiplication and an addition are one MAC)"
 _HEAD = ("schema", "name", "kind", "status", "src", "note")
 _SPARSE = re.compile(r"spars|\b[24]:[248]\b", re.IGNORECASE)
-_NOT_SPARSE = re.compile(r"\b(no|not|non|without|un)\b?[- ]?(structured )?spars\w*", re.IGNORECASE)
+_NOT_SPARSE = re.compile(r"\b(no|not|non|without|un)[- ]?(structured )?spars\w*", re.IGNORECASE)
 _OPERATIONS = re.compile(
     r"(?<![a-z])(?:(?:[kmgtpe]|mega|giga|tera|peta)-?(?:fl)?ops?|flops?)(?![a-z])|operations per s", re.IGNORECASE
 )
