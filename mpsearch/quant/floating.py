@@ -1,4 +1,16 @@
-"""Sixteen-bit floats: the IEEE half (`fp16`) and the brain float (`bf16`). No scale, no calibration."""
+"""Floats: the IEEE half (`fp16`) and the brain float (`bf16`) as they are, and those of 4, 6 and 8 bits with a scale.
+
+Text: `fp16`, `bf16`; `fp4`; `fp6[:e2m3|:e3m2]`; `fp8[:e4m3|:e5m2]`, each of the last three with
+`[:tensor|:channel|:gN][:max|:mse|:gain]`.
+
+* `e2m1` (all that `fp4` has), `e2m3`, `e3m2`, `e4m3`, `e5m2`: bits of exponent and mantissa. Types of the Open Compute
+  Project, "8-bit Floating Point Specification" (2023) and "Microscaling Formats Specification" (2023): `e4m3` ends at
+  448, `e5m2` at 57344; what lies beyond takes the largest, never infinity.
+* `tensor`, `channel`, `gN`: one float32 scale for all, per channel, or per N consecutive elements of a channel.
+* `max`, `mse`, `gain`: how the scale is found, as for integers (`mpsearch.quant.integer`).
+
+Defaults: `e2m3`, `e4m3`; `channel:gain` for weights, `channel:mse` for embeddings, `tensor:mse` for values.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +20,27 @@ from math import prod
 import torch
 from torch import Tensor
 
-from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Grid, Quantizer, finite
+from mpsearch.quant.minifloat import MiniFloat, fit_minifloat
+from mpsearch.quant.options import GRAIN, Options, refuse, short
+
+E2M1, E2M3, E3M2 = MiniFloat(2, 1, 0), MiniFloat(2, 3, 0), MiniFloat(3, 2, -2)
+E4M3, E5M2 = MiniFloat(4, 3, -6, unused=1), MiniFloat(5, 2, -14, unused=4)
+KINDS: dict[float, dict[str, MiniFloat]] = {
+    4: {"e2m1": E2M1},
+    6: {"e2m3": E2M3, "e3m2": E3M2},
+    8: {"e4m3": E4M3, "e5m2": E5M2},
+}
+"""Types by bits and name, the default first."""
+
+SCALED = "max|mse|gain"
+"""Rules by which the scale of levels is found."""
+_OPTIONS = Options(
+    ("e4m3", "e5m2", "tensor", "channel", "g32", "max", "mse", "gain"), kind="e[0-9]m[0-9]", grain=GRAIN, range=SCALED
+)
 
 
 @dataclass(frozen=True)
@@ -47,25 +76,52 @@ class CastGrid(Grid):
         return stored["codes"].float().reshape(shape)
 
 
-def _without_options(fmt: Format, scheme: str) -> Format:
-    if fmt != Format(scheme, 16):
-        raise BadInput(f"format {str(fmt)!r} does not exist. Allowed: {scheme}16, without options.")
-    return fmt
+def scaled_defaults(role: Role) -> dict[str, str]:
+    """Grain and range of levels with a scale, where nothing is said."""
+    if not role.is_parameter:
+        return {"grain": "tensor", "range": "mse"}
+    return {"grain": "channel", "range": "gain" if role is Role.WEIGHT else "mse"}
+
+
+def grain_refusal(grain: str, role: Role) -> str | None:
+    """Why no such grain exists; None if it does."""
+    if grain.startswith("g") and not role.is_parameter:
+        return f"groups ({grain}) need a fixed shape: only parameters have them. Use tensor or channel."
+    return None
 
 
 class Float(Quantizer):
-    """`fp16`: 5 bits of exponent, 10 of mantissa. (`fp32` is the model as it is and reaches no quantizer.)"""
+    """`fp4`, `fp6`, `fp8:e5m2`: small floats with a scale. `fp16`: 5 bits of exponent, 10 of mantissa, no scale.
+
+    (`fp32` is the model as it is and reaches no quantizer.)
+    """
 
     scheme = "fp"
 
     def canonical(self, fmt: Format, role: Role) -> Format:
-        del role
-        return _without_options(fmt, self.scheme)
+        if fmt.bits not in KINDS:
+            _refuse_options(fmt, f"{', '.join(f'fp{bits}' for bits in KINDS)}, fp16 and fp32")
+            return fmt
+        words, defaults = self._read(fmt, role)
+        kinds = KINDS[fmt.bits]
+        if words["kind"] not in kinds:
+            refuse(fmt, f"there is no {words['kind']} of {fmt.bits:g} bits. Allowed: {', '.join(kinds)}.")
+        refuse(fmt, grain_refusal(words["grain"], role))
+        return short(fmt, words, defaults)
 
-    def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> CastGrid:
-        del fmt, role, axis
-        finite(sample)
-        return CastGrid(torch.float16)
+    def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
+        fmt = self.canonical(fmt, role)
+        if fmt.bits == 16:
+            finite(sample)
+            return CastGrid(torch.float16)
+        words, _ = self._read(fmt, role)
+        kind = KINDS[fmt.bits][words["kind"]]
+        return fit_minifloat(sample, kind, Grain.named(words["grain"], axis), words["range"])
+
+    @staticmethod
+    def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str]]:
+        defaults = {"kind": next(iter(KINDS[fmt.bits])), **scaled_defaults(role)}
+        return _OPTIONS.read(fmt, defaults), defaults
 
 
 class BrainFloat(Quantizer):
@@ -75,9 +131,15 @@ class BrainFloat(Quantizer):
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         del role
-        return _without_options(fmt, self.scheme)
+        _refuse_options(fmt, "bf16")
+        return fmt
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> CastGrid:
         del fmt, role, axis
         finite(sample)
         return CastGrid(torch.bfloat16)
+
+
+def _refuse_options(fmt: Format, allowed: str) -> None:
+    if fmt != Format(fmt.scheme, 16):
+        refuse(fmt, f"there is no such float. Allowed: {allowed}; those of 16 bits and more have no options.")

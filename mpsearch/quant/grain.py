@@ -24,6 +24,13 @@ class Grain:
     axis: int | None = None
     group: int | None = None
 
+    @classmethod
+    def named(cls, word: str, axis: int) -> Grain:
+        """The grain that the option `tensor`, `channel` or `gN` of a format names, for this channel axis."""
+        if word == "tensor":
+            return cls()
+        return cls(axis, int(word[1:]) if word.startswith("g") else None)
+
     def rows(self, x: Tensor) -> list[Tensor]:
         """Elements that share a scale as rows: float32 [rows, n] blocks, the last one of partial groups if any."""
         if self.axis is None or x.dim() == 0:

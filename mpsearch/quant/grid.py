@@ -26,7 +26,11 @@ class Grid(ABC):
 
     @abstractmethod
     def code_bits(self, shape: tuple[int, ...]) -> int:
-        """Bits of the codes alone, without padding: elements times bits."""
+        """Bits of the codes, without padding: elements times bits, unless codes are shared or left out.
+
+        A grid that works out scales or indices from each tensor it is applied to counts them here too, so that the
+        rest of `nbits` is what a quantized value stores once, with the model.
+        """
 
     @abstractmethod
     def nbits(self, shape: tuple[int, ...]) -> int:

@@ -50,14 +50,12 @@ perplexity of the language model at 3 bits is 11.7, 12.0, 12.2, 12.7 with the fi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.quant.affine import AffineGrid
@@ -66,15 +64,16 @@ from mpsearch.quant.calibrate import entropy, percentile, span, thinned
 from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.latest import Latest
+from mpsearch.quant.options import GRAIN, Options, refuse, short
 from mpsearch.quant.search import Codes, covering, least_loss, two_means
 
 _BITS = (*range(1, 9), 16)
-_KINDS = {
-    "map": re.compile("affine|sym"),
-    "grain": re.compile("tensor|channel|g[1-9][0-9]*"),
-    "range": re.compile(r"max|entropy|mse|gain|p[0-9]+(\.[0-9]+)?"),
-}
-_WORDS = ("affine", "sym", "tensor", "channel", "g64", "max", "p99.99", "entropy", "mse", "gain")
+_OPTIONS = Options(
+    ("affine", "sym", "tensor", "channel", "g64", "max", "p99.99", "entropy", "mse", "gain"),
+    map="affine|sym",
+    grain=GRAIN,
+    range=r"max|entropy|mse|gain|p[0-9]+(\.[0-9]+)?",
+)
 _PENALTY = 10.0  # of `gain`
 _DEAD = 2.0**-100  # a row of magnitudes below this is zero: the reciprocal of its scale would not be safe
 
@@ -96,16 +95,7 @@ class _Plan:
     @classmethod
     def read(cls, fmt: Format, role: Role) -> _Plan:
         """Raises `BadInput` on a word that is unknown or comes twice."""
-        words = vars(cls.default(fmt.bits, role)).copy()
-        given: set[str] = set()
-        for word in fmt.options:
-            kind = next((kind for kind, pattern in _KINDS.items() if pattern.fullmatch(word)), None)
-            if kind is None:
-                raise BadInput(f"format {str(fmt)!r}: unknown option {word!r}.{nearest(word, _WORDS)}")
-            if kind in given:
-                raise BadInput(f"format {str(fmt)!r}: {word!r} is a second {kind}; give one of {_KINDS[kind].pattern}.")
-            given.add(kind)
-            words[kind] = word
+        words = _OPTIONS.read(fmt, vars(cls.default(fmt.bits, role)))
         if words["range"].startswith("p"):
             words["range"] = f"p{float(words['range'][1:]):g}"
         return cls(**words)
@@ -114,12 +104,6 @@ class _Plan:
     def percent(self) -> float | None:
         """Of the values that the range holds, where the range is a percentile."""
         return float(self.range[1:]) if self.range.startswith("p") else None
-
-    def along(self, axis: int) -> Grain:
-        """The grain for a tensor with this channel axis."""
-        if self.grain == "tensor":
-            return Grain()
-        return Grain(axis, int(self.grain[1:]) if self.grain.startswith("g") else None)
 
     def refusal(self, bits: float, role: Role) -> str | None:
         """Why no such format exists; None if it does."""
@@ -148,15 +132,12 @@ class Integer(Quantizer):
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         plan, default = _Plan.read(fmt, role), _Plan.default(fmt.bits, role)
-        refusal = plan.refusal(fmt.bits, role)
-        if refusal:
-            raise BadInput(f"format {str(fmt)!r}: {refusal}")
-        kept = (word for word, usual in zip(vars(plan).values(), vars(default).values(), strict=True) if word != usual)
-        return Format(self.scheme, fmt.bits, tuple(kept))
+        refuse(fmt, plan.refusal(fmt.bits, role))
+        return short(fmt, vars(plan), vars(default))
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
         plan = _Plan.read(self.canonical(fmt, role), role)
-        grain = plan.along(axis)
+        grain = Grain.named(plan.grain, axis)
 
         def rows() -> list[Tensor]:
             return [thinned(block) for block in grain.rows(finite(sample).cpu())]  # on the CPU: equal grids everywhere

@@ -44,6 +44,18 @@ class TestFloats(QuantizerExam):
     pass
 
 
+@pytest.mark.parametrize("quantizer", [Float()])
+@pytest.mark.parametrize("text", ["fp4", "fp4:channel", "fp6:max", "fp6:e3m2", "fp8:tensor", "fp8:e5m2:gain"])
+@pytest.mark.parametrize("role", BOTH)
+class TestSmallFloats(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize(("quantizer", "text", "role"), [(Float(), "fp4:g32", Role.WEIGHT)])
+class TestSmallFloatGroups(QuantizerExam):
+    pass
+
+
 def test_all_that_are_registered_are_examined() -> None:
     examined = {Integer, Float, BrainFloat}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
