@@ -59,10 +59,10 @@ def find_run(text: str) -> Path:
 
 
 def front_table(view: View, points: list[Point]) -> Table:
-    """A row per point: bits, goals with test scores and ratios to float, key."""
+    """A row per point: bits, goals with test scores and ratios to float, key. Figures of accelerators are labelled."""
     from rich.table import Table
 
-    from mpsearch.engine.views import is_cost, number, with_error
+    from mpsearch.engine.measures import is_cost, number, with_error
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     tested = any(point.test is not None for point in points)
@@ -70,7 +70,8 @@ def front_table(view: View, points: list[Point]) -> Table:
     for column in ("bits", ""):
         table.add_column(column)
     for goal in view.goals:
-        table.add_column(goal.name, justify="right")
+        status = view.costs.status.get(goal.name)
+        table.add_column(f"{goal.name}\n({status})" if status else goal.name, justify="right")
         if tested and not is_cost(goal.name):
             table.add_column("test", justify="right")
         if is_cost(goal.name):

@@ -1,15 +1,47 @@
-"""What a space amounts to before anything is searched: sites, choices, costs, expected time and memory."""
+"""What a space amounts to before anything is searched: sites, choices, costs and where they come from, time, memory."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpsearch.cli.common import console, print_json, set_aside
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mpsearch.engine.costs import Costs
     from mpsearch.problem.base import Problem
     from mpsearch.spec.schema import Spec
+
+_CONTROLS = 5  # uniform controls beside float: more do not fit into 100 columns
+
+
+def with_accelerators(spec: Spec, names: Sequence[str]) -> Spec:
+    """`spec` with `latency_s`, and `energy_j` where the card can give it, of each named card among its goals.
+
+    Args:
+        names: of bundled cards, or YAML files relative to the working directory.
+
+    Raises `BadInput` on a card that is not there or not valid.
+    """
+    if not names:
+        return spec
+    from mpsearch.cost.accelerators.load import load_accelerator
+    from mpsearch.spec.find import find_card
+    from mpsearch.spec.schema import GoalSpec
+
+    goals = {goal.measure: goal for goal in spec.goals}
+    for name in names:
+        device = load_accelerator(find_card(name, Path.cwd()))
+        text = str(Path(name).absolute()) if Path(name).is_file() else name
+        for measure in ("latency_s", "energy_j"):
+            if measure == "latency_s" or device.refuses(measure) is None:
+                found = GoalSpec(name=measure, accelerator=text)
+                goals.setdefault(found.measure, found)
+    return spec.model_copy(update={"goals": tuple(goals.values())})
 
 
 def show(spec: Spec, as_json: bool, measure: bool) -> None:
@@ -19,20 +51,30 @@ def show(spec: Spec, as_json: bool, measure: bool) -> None:
     began = time.perf_counter()
     with set_aside():
         problem = build_problem(spec)
-        facts = _facts(spec, problem)
+        facts, costs = _facts(spec, problem)
         if measure:
             facts |= _expected(spec, problem, time.perf_counter() - began)
     if as_json:
         print_json(facts)
     else:
-        _print(facts)
+        _print(facts, costs)
 
 
-def _facts(spec: Spec, problem: Problem) -> dict[str, Any]:
+def _facts(spec: Spec, problem: Problem) -> tuple[dict[str, Any], Costs]:
+    from dataclasses import asdict
+
     from mpsearch.core.assignment import Assignment
+    from mpsearch.engine.costs import Costs
+    from mpsearch.engine.limits import reach
 
     space = problem.space
     controls = {"float": Assignment(), **space.uniform()}
+    compared = dict(list(controls.items())[:2])  # float and the narrowest
+    costs = Costs.of(problem, spec, compared.values())
+    shares = {
+        name: {control: found[assignment.key] for control, assignment in compared.items()}
+        for name, found in costs.shares.items()
+    }
     return {
         "space": spec.name,
         "space_file": spec.resolved.space_file if spec.resolved else None,
@@ -53,7 +95,12 @@ def _facts(spec: Spec, problem: Problem) -> dict[str, Any]:
         "size": space.size,
         "limits": list(problem.limits),
         "costs": {name: problem.costs(assignment) for name, assignment in controls.items()},
-    }
+        "range": {name: {"least": low, "most": high} for name, (low, high) in reach(problem).items()},
+        "shares": shares,
+        "measure_status": dict(costs.status),
+        "accelerators": [asdict(device) for device in costs.devices],
+        "notes": list(costs.notes),
+    }, costs
 
 
 def _expected(spec: Spec, problem: Problem, build_s: float) -> dict[str, Any]:
@@ -78,32 +125,21 @@ def _expected(spec: Spec, problem: Problem, build_s: float) -> dict[str, Any]:
     }
 
 
-def _print(facts: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    from mpsearch.engine.views import number
+def _print(facts: dict[str, Any], costs: Costs) -> None:
+    from mpsearch.engine.costs import MEANING
+    from mpsearch.engine.measures import number
 
     screen = console()
-    sites = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("site", "role", "shape", "formats"):
-        sites.add_column(column)
-    options = {choice["name"]: choice["options"] for choice in facts["choices"]}
-    for site in facts["sites"]:
-        shape = "x".join(map(str, site["shape"]))
-        tied = f"as {site['choice']}" if site["choice"] not in (None, site["name"]) else None
-        sites.add_row(site["name"], site["role"], shape, tied or " ".join(options.get(site["choice"], ["fp32"])))
-    screen.print(sites)
+    _print_sites(screen, facts)
     screen.print(f"\n{len(facts['choices'])} choices, {facts['size']:.3g} assignments\n")
-    costs = Table(box=None, pad_edge=False, header_style="bold")
-    costs.add_column("")
-    names = list(facts["costs"]["float"])
-    for name in names:
-        costs.add_column(name, justify="right")
-    for control, measures in facts["costs"].items():
-        costs.add_row(control, *(number(name, measures[name]) for name in names))
-    screen.print(costs)
-    for limit in facts["limits"]:
-        screen.print(f"limit: {limit}", soft_wrap=True)
+    _print_costs(screen, facts, costs)
+    for name, shares in facts["shares"].items():
+        _print_shares(screen, name, costs.labelled(name), shares)
+    for device in costs.devices:
+        told = [device.status, MEANING[device.status], device.fitted, (device.note or "").rstrip(".")]
+        screen.print(f"{device.name} ({device.kind}): {'. '.join(filter(None, told))}.", soft_wrap=True)
+    for line in (*(f"note: {note}" for note in facts["notes"]), *(f"limit: {limit}" for limit in facts["limits"])):
+        screen.print(line, soft_wrap=True)
     if "evaluation_s" in facts:
         count = f"{facts['evaluations']} evaluations, " if facts["evaluations"] else ""
         cache = (
@@ -114,3 +150,58 @@ def _print(facts: dict[str, Any]) -> None:
             f"of which {facts['build_s']} s to make ready"
         )
         screen.print(f"memory {number('_bytes', facts['memory_bytes'])} so far, and for cached activations {cache}")
+
+
+def _print_sites(screen: Console, facts: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    sites = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("site", "role", "shape", "formats"):
+        sites.add_column(column)
+    options = {choice["name"]: choice["options"] for choice in facts["choices"]}
+    for site in facts["sites"]:
+        shape = "x".join(map(str, site["shape"]))
+        tied = f"as {site['choice']}" if site["choice"] not in (None, site["name"]) else None
+        sites.add_row(site["name"], site["role"], shape, tied or " ".join(options.get(site["choice"], ["fp32"])))
+    screen.print(sites)
+
+
+def _print_costs(screen: Console, facts: dict[str, Any], costs: Costs) -> None:
+    """A row per cost: the least of the space, uniform controls, float, the most of the space."""
+    from rich.table import Table
+
+    from mpsearch.engine.measures import number
+
+    floats, *uniform = facts["costs"]
+    uniform = uniform if len(uniform) <= _CONTROLS else [*uniform[: _CONTROLS - 1], uniform[-1]]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", overflow="fold")
+    for column in ("least", *uniform, floats, "most"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name in facts["costs"][floats]:
+        reached = facts["range"].get(name, {})
+        controls = [facts["costs"][control][name] for control in (*uniform, floats)]
+        values = [reached.get("least"), *controls, reached.get("most")]
+        table.add_row(costs.labelled(name), *("" if value is None else number(name, value) for value in values))
+    screen.print(table)
+    screen.print()
+
+
+def _print_shares(screen: Console, measure: str, title: str, shares: dict[str, dict[str, float]]) -> None:
+    """Where a cost comes from: what each site or operation adds to the float model, and to the narrowest control."""
+    from rich.table import Table
+
+    from mpsearch.engine.costs import gathered, shortened
+    from mpsearch.engine.measures import number
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column(f"{title}: where it comes from", overflow="fold")
+    for control in shares:
+        table.add_column(control, justify="right", no_wrap=True)
+        table.add_column("share", justify="right", no_wrap=True)
+    totals = [sum(found.values()) or 1.0 for found in shares.values()]
+    for name, row in gathered(list(shares.values())):
+        cells = [(number(measure, value), f"{value / total:.1%}") for value, total in zip(row, totals, strict=True)]
+        table.add_row(shortened(name, 44), *(text for pair in cells for text in pair))
+    screen.print(table)
+    screen.print()

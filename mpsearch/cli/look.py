@@ -15,18 +15,25 @@ from mpsearch.core.errors import BadInput, NothingFeasible, nearest
 if TYPE_CHECKING:
     from mpsearch.core.evaluation import Evaluation
     from mpsearch.engine.result import RunResult
+    from mpsearch.engine.views import View
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-_WHERE = re.compile(r"\s*(?P<name>[A-Za-z_][A-Za-z0-9_.]*)\s*(?P<limit>(<=|>=).*)")
+_WHERE = re.compile(r"\s*(?P<name>[^<>=\s]+)\s*(?P<limit>(<=|>=).*)")
+_PICK = re.compile(r"(?P<word>best|cheapest):(?P<goal>.+)")
 
 
 def front(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the start of a name in runs/.")],
     where: Annotated[
-        list[str] | None, typer.Option(help="Only members with, for example, 'memory_bytes<=200000'. Repeatable.")
+        list[str] | None,
+        typer.Option(help="Only members with, for example, 'memory_bytes<=200000' or 'latency_s<=1e-3'. Repeatable."),
     ] = None,
     pick: Annotated[
         str | None, typer.Option(help="One member: knee, best:GOAL, cheapest:GOAL, key:PREFIX or its row.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw where the costs of the picked member (or the knee) come from: FILE.html or FILE.png."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -40,17 +47,20 @@ def front(
     members = tuple(e for e in result.front.members if _meets(e, where or [], result))
     if result.front.members and not members:
         raise NothingFeasible(f"no member of the front meets {' and '.join(where or [])}.")
-    picked = Front(result.front.goals, members).pick(pick) if pick is not None else None
+    kept = Front(result.front.goals, members)
+    picked = kept.pick(_in_full(pick, result)) if pick is not None else None
+    view = View.of(result)
+    if plot is not None:
+        _draw(view, picked or (kept.knee() if kept.members else None), plot)
     chosen = {picked.key} if picked else {e.key for e in members}
     document = front_document(result)
     document["members"] = [member for member in document["members"] if member["key"] in chosen]
     if as_json:
         print_json(document["members"][0] if picked else document)
         return
-    view = View.of(result)
     screen = console()
-    kept = [point for point in view.shown() if point.key in chosen or (picked is None and not point.on_front)]
-    screen.print(front_table(view, kept))
+    rows = [point for point in view.shown() if point.key in chosen or (picked is None and not point.on_front)]
+    screen.print(front_table(view, rows))
     if picked:
         for site, text in document["members"][0]["assignment"].items():
             screen.print(f"{text:12} {site}", soft_wrap=True)
@@ -58,18 +68,50 @@ def front(
         say("mpsearch: nothing meets the limits; shown are the nearest.")
 
 
+def _in_full(pick: str, result: RunResult) -> str:
+    """`best:latency_s` as `best:latency_s@nvidia-t4`, where one accelerator alone is a goal of it."""
+    from mpsearch.engine.measures import meant
+
+    match = _PICK.fullmatch(pick)
+    if match is None:
+        return pick
+    try:
+        return f"{match['word']}:{meant(match['goal'], [goal.name for goal in result.front.goals])}"
+    except BadInput as error:
+        raise BadInput(f"--pick {pick!r}: {error}") from None
+
+
+def _draw(view: View, picked: Evaluation | None, path: Path) -> None:
+    """The picture of where the costs of a member come from; of the nearest to the limits where there is none."""
+    from mpsearch.engine import plots_costs
+    from mpsearch.engine.costs import FILE
+
+    point = plots_costs.default(view) if picked is None else view.by_key[picked.key]
+    if point is None:
+        raise BadInput("--plot: the run has no member to draw yet; resume it first.")
+    try:
+        plots_costs.draw(view, point, path)
+    except OSError as error:
+        raise BadInput(f"--plot {path}: cannot be written ({error.strerror}); name another file.") from None
+    if not view.costs.shares:
+        folder = view.result.folder
+        say(f"mpsearch: {folder / FILE} tells of no costs, so only bits are drawn; mpsearch resume {folder} writes it.")
+    say(f"mpsearch: {path}")
+
+
 def _meets(evaluation: Evaluation, conditions: list[str], result: RunResult) -> bool:
     from mpsearch.core.goal import Goal, Limit
+    from mpsearch.engine.measures import meant
 
     for text in conditions:
         match = _WHERE.fullmatch(text)
         if match is None:
             raise BadInput(f"--where {text!r} is not understood; write for example 'memory_bytes<=200000'.")
-        if match["name"] not in evaluation.measures:
-            raise BadInput(
-                f"--where {text!r}: no measure {match['name']!r}.{nearest(match['name'], evaluation.measures)}"
-            )
-        goal = Goal(match["name"], limit=Limit.parse(match["limit"]))
+        try:
+            name = meant(match["name"], evaluation.measures)
+        except BadInput as error:
+            raise BadInput(f"--where {text!r}: {error}") from None
+        goal = Goal(name, limit=Limit.parse(match["limit"]))
         if goal.excess(evaluation.measures, result.baseline.measures) > 0:
             return False
     return True

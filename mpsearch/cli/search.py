@@ -116,13 +116,21 @@ def resume(
     _sit(lambda stop: engine.resume(folder, stop=stop), as_json)
 
 
-def describe(space: SpaceOption, set_: SetOption = None, as_json: JsonOption = False) -> None:
-    """Show the sites of a space's model, their choices and what they cost; search nothing."""
-    from mpsearch.cli.describe import show
+def describe(
+    space: SpaceOption,
+    set_: SetOption = None,
+    accelerator: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CARD", help="Latency and energy on a device too: a name or a YAML file. Repeatable."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the sites of a space's model, their choices, what they cost and where that comes from; search nothing."""
+    from mpsearch.cli.describe import show, with_accelerators
     from mpsearch.spec.load import load_spec
 
     with set_aside():
-        spec = load_spec(space, set_ or ())
+        spec = with_accelerators(load_spec(space, set_ or ()), accelerator or ())
     show(spec, as_json, measure=False)
 
 

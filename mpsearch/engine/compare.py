@@ -15,9 +15,11 @@ from typing import Any
 from mpsearch.core.errors import BadInput
 from mpsearch.core.front import Front, Scale
 from mpsearch.core.goal import Goal
+from mpsearch.engine.costs import Costs
+from mpsearch.engine.measures import number
 from mpsearch.engine.plots import axis, page
 from mpsearch.engine.result import RunResult
-from mpsearch.engine.views import View, number, pairs, staircase
+from mpsearch.engine.views import View, pairs, staircase
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1a1a1a", "#8a6d00")
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "x", "star", "pentagon", "cross")
@@ -49,7 +51,8 @@ def compare(results: Sequence[RunResult], page_at: Path | None = None) -> Compar
     """Compare runs with the same goals; writes one self-contained page at `page_at` where that is given.
 
     Raises:
-        BadInput: fewer than two runs, goals that differ, or no control that did not fail.
+        BadInput: fewer than two runs, goals that differ, figures of an accelerator that are calibrated in one run
+            and not in another, or no control that did not fail.
     """
     if len(results) < 2:
         raise BadInput("compare needs at least two runs; give their folders: mpsearch compare RUN RUN.")
@@ -65,10 +68,12 @@ def compare(results: Sequence[RunResult], page_at: Path | None = None) -> Compar
         scale = Scale.of([e for r in results for e in r.evaluations], controls, goals)
     except ValueError as error:
         raise BadInput(f"these runs cannot be compared: {error}") from None
+    costs = [Costs.read(r.folder) for r in results]
+    named = [_named(costs, g) for g in goals]
     names, curves = _names(results), tuple(_curve(r, scale) for r in results)
     rows = tuple(_row(name, r, scale, curve) for name, r, curve in zip(names, results, curves, strict=True))
     shares = [f"at {share:.0%}" for share in _SHARES[:-1]]
-    best = [f"{'best' if g.maximise else 'least'} {g.name}" for g in goals]
+    best = [f"{'best' if g.maximise else 'least'} {name}" for g, name in zip(goals, named, strict=True)]
     head = ("run", "driver", "seed", "evaluations", "front", *best, "knee", "hypervolume", *shares, "seconds", "status")
     found = Comparison(names, goals, scale, curves, head, rows)
     if page_at is not None:
@@ -80,6 +85,18 @@ def compare(results: Sequence[RunResult], page_at: Path | None = None) -> Compar
 
 def _goals(goals: Sequence[Goal]) -> str:
     return ", ".join(f"{'most' if g.maximise else 'least'} {g.name}" for g in goals)
+
+
+def _named(costs: Sequence[Costs], goal: Goal) -> str:
+    """The goal's name with the status of its figures, which must be one for all runs."""
+    known = {found.labelled(goal.name) for found in costs}
+    labelled = sorted(known - {goal.name})  # a run without costs.json tells nothing
+    if len(labelled) > 1:
+        raise BadInput(
+            f"these runs cannot be compared: {' and '.join(labelled)} are figures of different models of the device; "
+            "run one of them again with the card of the other."
+        )
+    return labelled[0] if labelled else goal.name
 
 
 def _names(results: Sequence[RunResult]) -> tuple[str, ...]:

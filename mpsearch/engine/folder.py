@@ -14,6 +14,8 @@ from typing import Any
 from mpsearch.core.errors import BadInput, OutOfResources
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.front import is_feasible
+from mpsearch.engine.costs import FILE as COSTS_FILE
+from mpsearch.engine.costs import Costs
 from mpsearch.engine.result import RunResult
 
 FRONT_SCHEMA = "mpsearch.front/1"
@@ -21,7 +23,7 @@ FRONT_SCHEMA = "mpsearch.front/1"
 
 @dataclass(frozen=True)
 class Folder:
-    """Paths in a run folder. Besides these it holds `front.html`, `front.png`, `report.md` and `members/`."""
+    """Paths in a run folder. Besides these it holds pictures (.html, .png), `report.md` and `members/`."""
 
     path: Path
 
@@ -49,6 +51,11 @@ class Folder:
     def sites(self) -> Path:
         """Name, role, shape and choice of every site."""
         return self.path / "sites.json"
+
+    @property
+    def costs(self) -> Path:
+        """Where the costs come from, and how far those of accelerators can be trusted."""
+        return self.path / COSTS_FILE
 
     @property
     def log(self) -> Path:
@@ -105,6 +112,10 @@ class Folder:
         self.write(self.front, lambda path: path.write_text(document, encoding="utf-8"))
         self.write(self.path / "front.csv", lambda path: path.write_text(_csv(result), encoding="utf-8"))
 
+    def write_costs(self, found: Costs) -> None:
+        """`costs.json`."""
+        self.write(self.costs, lambda path: path.write_text(found.text(), encoding="utf-8"))
+
     def front_facts(self) -> dict[str, Any]:
         """`front.json` as it lies here, empty if it does not (a run that was killed before its first end)."""
         try:
@@ -131,6 +142,7 @@ def front_document(result: RunResult) -> dict[str, Any]:
             }
             for goal in front.goals
         ],
+        "measure_status": dict(Costs.read(result.folder).status),
         "baseline": _member(result, result.baseline),
         "uniform": [_member(result, e) for e in result.uniform.values()],
         "members": [_member(result, e) for e in front.members],

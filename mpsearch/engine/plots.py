@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from mpsearch.core.goal import Goal
+from mpsearch.engine.measures import is_cost, log2_of, log_ticks, number, with_error
 from mpsearch.engine.plots_static import COLOURS, bit_colours, title, write_png
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.views import (
     Point,
     View,
-    cost_stem,
     focus,
-    is_cost,
-    log2_ticks,
-    number,
     pairs,
     staircase,
-    with_error,
 )
 
 _CSS = """
@@ -95,10 +91,10 @@ def axis(view: View, goal: Goal) -> dict[str, Any]:
     """Range, ticks and title of a goal's axis; base-2 ticks for costs."""
     low, high = focus(view, goal)
     hint = "" if goal.name == "evaluation" else " (more is better)" if goal.maximise else " (less is better)"
-    label: dict[str, Any] = {"title": {"text": cost_stem(goal.name).replace("_", " ") + hint}, "zeroline": False}
+    label: dict[str, Any] = {"title": {"text": view.spoken(goal) + hint}, "zeroline": False}
     if not goal.on_log_scale:
         return label | {"range": [low, high]}
-    ticks = log2_ticks(low, high)
+    ticks = log_ticks(goal.name, low, high)
     decades = [v * 0.30102999566398114 for v in (low, high)]
     return label | {
         "type": "log",
@@ -186,22 +182,19 @@ def _tested(point: Point, goal: Goal) -> float:
 
 def parallel_figure(view: View) -> Any:
     """Parallel coordinates of front and controls: the goals, upwards is better, and the average bits."""
-    from math import log2
-
     from plotly.graph_objects import Figure, Parcoords
 
     points = view.shown()
     dimensions = []
     for goal in view.goals:
-        values = [
-            log2(max(p.measures[goal.name], 1e-12)) if goal.on_log_scale else p.measures[goal.name] for p in points
-        ]
+        values = [log2_of(p.measures[goal.name]) if goal.on_log_scale else p.measures[goal.name] for p in points]
         low, high = min(values), max(values)
         ticks = sorted({low, high} if low == high else {low + (high - low) * k / 5 for k in range(6)})
         span = [low, high] if goal.maximise else [high, low]
         text = [number(goal.name, 2**t if goal.on_log_scale else t) for t in ticks]
-        label = cost_stem(goal.name).replace("_", " ")
-        dimensions.append({"label": label, "values": values, "range": span, "tickvals": ticks, "ticktext": text})
+        dimensions.append(
+            {"label": view.spoken(goal), "values": values, "range": span, "tickvals": ticks, "ticktext": text}
+        )
     for which, label in enumerate(("average bits, weights", "average bits, values")):
         bits = [view.sites.bits(p.evaluation)[which] for p in points]
         if all(b is not None for b in bits):
@@ -252,7 +245,7 @@ def table_html(view: View) -> str:
     """Front, uniform controls and float as an HTML table."""
     head = [
         "",
-        *(g.name for g in view.goals),
+        *map(view.named, view.goals),
         *(f"test {g.name}" for g in view.goals if not is_cost(g.name)),
         "bits",
         "key",

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from mpsearch.core.goal import Goal
-from mpsearch.engine.views import Point, View, cost_stem, focus, log2_ticks, number, pairs, staircase
+from mpsearch.engine.costs import shortened
+from mpsearch.engine.measures import log2_of, log_ticks, number
+from mpsearch.engine.views import Point, View, focus, pairs, staircase
 
 COLOURS = {  # Okabe and Ito: told apart with every common colour blindness, and in grey
     "evaluated": "#b5bcc6",
@@ -107,12 +109,12 @@ def _scale(axes: Any, which: str, view: View, goal: Goal) -> None:
     if goal.on_log_scale:
         getattr(axes, f"set_{which}scale")("log", base=2)
         getattr(axes, f"set_{which}lim")(2**low, 2**high)
-        ticks = log2_ticks(low, high)
+        ticks = log_ticks(goal.name, low, high)
         axis.set_ticks(ticks, [number(goal.name, t) for t in ticks])
         axis.set_ticks([], minor=True)
     else:
         getattr(axes, f"set_{which}lim")(low, high)
-    getattr(axes, f"set_{which}label")(cost_stem(goal.name).replace("_", " ") + arrow, fontsize=10)
+    getattr(axes, f"set_{which}label")(view.spoken(goal) + arrow, fontsize=10)
 
 
 def _panel(axes: Any, view: View, x: Goal, y: Goal) -> None:
@@ -214,7 +216,7 @@ def _parallel(axes: Any, view: View) -> None:
     points = view.shown()
     losses = np.array([[g.loss(p.measures) for g in view.goals] for p in points])
     logs = [g.on_log_scale for g in view.goals]
-    losses[:, logs] = np.log2(np.maximum(losses[:, logs], 1e-12))
+    losses[:, logs] = np.vectorize(log2_of, otypes=[float])(losses[:, logs])
     low, high = losses.min(axis=0), losses.max(axis=0)
     heights = (high - losses) / np.where(high > low, high - low, 1.0)
     for p, row in zip(points, heights, strict=True):
@@ -229,9 +231,7 @@ def _parallel(axes: Any, view: View) -> None:
         axes.annotate(ends[0], (j, 1.03), ha="center", va="bottom", fontsize=8.5)
         axes.annotate(ends[1], (j, -0.03), ha="center", va="top", fontsize=8.5)
         axes.plot((j, j), (0, 1), color="#c9ced6", linewidth=1, zorder=0)
-    axes.set_xticks(
-        range(len(view.goals)), [f"{cost_stem(g.name).replace('_', ' ')}" for g in view.goals], fontsize=9.5
-    )
+    axes.set_xticks(range(len(view.goals)), [view.spoken(g) for g in view.goals], fontsize=9.5)
     axes.tick_params(axis="x", length=0, pad=4)
     axes.set(ylim=(-0.12, 1.14), xlim=(-0.3, len(view.goals) - 0.7), yticks=[])
     axes.set_ylabel("better →", fontsize=9)
@@ -281,7 +281,7 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
                 fontsize=6.5,
                 color="#1a1a1a" if light else "white",
             )
-    labels = [s.choice if len(s.choice) <= 34 else f"{s.choice[:13]}…{s.choice[-20:]}" for s in choices]
+    labels = [shortened(s.choice) for s in choices]
     step = -(-len(choices) // 120)
     axes.set_yticks(np.arange(0, len(choices), step) + 0.5, labels[::step], fontsize=7.5 if len(choices) <= 60 else 6)
     split = sum(s.is_parameter for s in choices)
@@ -307,7 +307,7 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title("bits of each choice (rows) in each front member (columns)", fontsize=10, loc="left", pad=16)
-    axes.set_xlabel(cost_stem(last.name).replace("_", " "), fontsize=10)
+    axes.set_xlabel(view.spoken(last), fontsize=10)
     text = {w: "float" if w == 32 else f"{w:g}" for w in widths}
     patches = [Patch(facecolor=colours[w], edgecolor="#9aa0a6", linewidth=0.5, label=text[w]) for w in widths]
     axes.figure.legend(handles=patches, loc="outside lower center", ncols=10, fontsize=8, frameon=False)

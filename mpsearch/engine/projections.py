@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mpsearch.core.errors import OutOfResources
-from mpsearch.engine import plots, report
+from mpsearch.engine import plots, plots_costs, report
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking import Tracker
 from mpsearch.spec.schema import Spec
@@ -30,6 +30,7 @@ class Projections:
         """At the end of the sitting. Raises `OutOfResources` on a full disk, and where required tracking fails."""
         try:
             plots.write(result)
+            plots_costs.write(result)
             report.write(result)
         except OSError as error:
             raise OutOfResources(

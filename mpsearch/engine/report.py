@@ -13,10 +13,12 @@ import numpy as np
 
 from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
+from mpsearch.engine.costs import MEANING
+from mpsearch.engine.measures import is_cost, number, spoken, with_error
 from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking_store import FILE, ui_text
-from mpsearch.engine.views import Point, View, cost_stem, is_cost, number, with_error
+from mpsearch.engine.views import Point, View
 
 _CLOSE = 2.0  # standard errors within which two scores are called alike
 
@@ -42,6 +44,7 @@ def markdown(view: View) -> str:
             [*_table(view, [*view.uniform, *view.baseline]), "", *mixed_or_uniform(view)],
         ),
         ("## The proxy beside its controls", beside_controls(view.result)),
+        ("## Accelerators", list(_accelerators(view))),
         ("## What each step along the front bought", list(_steps(view))),
         ("## How sure this is", list(_confidence(view))),
         ("## Failures", list(_failures(view))),
@@ -74,7 +77,8 @@ def _outcome(view: View) -> str:
 def _question(view: View) -> list[str]:
     result = view.result
     goals = [
-        f"{'most' if g.maximise else 'least'} `{g.name}`" + (f" (limit `{g.limit}`)" if g.limit else "")
+        f"{'most' if g.maximise else 'least'} `{g.name}`{_status(view, g)}"
+        + (f" (limit `{g.limit}`)" if g.limit else "")
         for g in view.goals
     ]
     choices = len(view.sites.choices)
@@ -97,7 +101,11 @@ def _question(view: View) -> list[str]:
 
 
 def _scores(view: View, point: Point) -> str:
-    return ", ".join(f"{g.name} {with_error(point.evaluation, g.name)}" for g in view.goals)
+    return ", ".join(f"{view.named(g)} {with_error(point.evaluation, g.name)}" for g in view.goals)
+
+
+def _status(view: View, goal: Goal) -> str:
+    return view.named(goal).removeprefix(goal.name)
 
 
 def _table(view: View, points: Sequence[Point]) -> list[str]:
@@ -108,7 +116,14 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
         n for n in ("memory_bytes",) if n not in {g.name for g in view.goals} and all(n in p.measures for p in points)
     ]
     names = [*(g.name for g in view.goals), *extra]
-    head = ["#", "assignment", *names, *(f"test {g.name}" for g in tested), "average bits", "key"]
+    head = [
+        "#",
+        "assignment",
+        *map(view.costs.labelled, names),
+        *(f"test {g.name}" for g in tested),
+        "average bits",
+        "key",
+    ]
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for i, p in enumerate(points):
         mark = " **(knee)**" if p.is_knee else " (on the front)" if p.on_front and p.kind != "mixed" else ""
@@ -137,7 +152,8 @@ def _picks(view: View) -> Iterator[str]:
     for goal in view.goals:
         if goal.limit is not None:
             bound = goal.limit.bound(view.result.baseline.measures[goal.name])
-            yield f"* every member meets `{goal.name} {goal.limit}` (= {number(goal.name, bound)}) on validation"
+            limit = f"`{goal.name} {goal.limit}`{_status(view, goal)}"
+            yield f"* every member meets {limit} (= {number(goal.name, bound)}) on validation"
             missed = [p for p in view.front if p.test and goal.excess(p.test.measures, _tested_baseline(view)) > 0]
             if missed:
                 names = ", ".join(p.name for p in missed[:5])
@@ -169,7 +185,7 @@ def mixed_or_uniform(view: View) -> list[str]:
             continue
         beaten += 1
         best = min(at_least, key=lambda p: quality.loss(p.measures))
-        gain = _gain(best, control, quality, costs)
+        gain = _gain(view, best, control)
         lines.append(f"* {control.name} ({_scores(view, control)}) is beaten by {best.name} `{best.key[:8]}`: {gain}.")
     total = len(view.uniform)
     verdict = "beats every" if beaten == total else f"beats {beaten} of {total}" if beaten else "does not beat any"
@@ -185,8 +201,9 @@ def _dominates(a: Point, b: Point, goals: Sequence[Goal]) -> bool:
     return ours != theirs and all(x <= y for x, y in zip(ours, theirs, strict=True))
 
 
-def _gain(best: Point, control: Point, quality: Goal, costs: Sequence[Goal]) -> str:
+def _gain(view: View, best: Point, control: Point) -> str:
     """By how much `best` beats `control`, and whether the difference in quality is more than noise."""
+    quality, *costs = view.goals
     difference = abs(best.measures[quality.name] - control.measures[quality.name])
     parts = [f"{quality.name} better by {number(quality.name, difference)}" if difference else f"equal {quality.name}"]
     error = hypot(best.evaluation.stderr.get(quality.name, 0.0), control.evaluation.stderr.get(quality.name, 0.0))
@@ -195,11 +212,8 @@ def _gain(best: Point, control: Point, quality: Goal, costs: Sequence[Goal]) -> 
     for g in costs:
         ours, theirs = best.measures[g.name], control.measures[g.name]
         if is_cost(g.name) and ours > 0:
-            parts.append(
-                f"{cost_stem(g.name).replace('_', ' ')} {theirs / ours:.2f}× smaller"
-                if ours != theirs
-                else f"equal {cost_stem(g.name)}"
-            )
+            name = spoken(g.name) + _status(view, g)
+            parts.append(f"{name} {theirs / ours:.2f}× smaller" if ours != theirs else f"equal {name}")
     return ", ".join(parts)
 
 
@@ -215,7 +229,7 @@ def _steps(view: View) -> Iterator[str]:
         for g in view.goals:
             old_value, new_value = before.measures[g.name], after.measures[g.name]
             if old_value != new_value:
-                moved.append(f"{g.name} {number(g.name, old_value)} → {number(g.name, new_value)}")
+                moved.append(f"{view.named(g)} {number(g.name, old_value)} → {number(g.name, new_value)}")
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         where = f"{', '.join(changed[:4]) or 'nothing'}{more}"
         yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {where}."
@@ -273,6 +287,20 @@ def _losses(view: View) -> Losses:
     return np.array(
         [[g.loss({**p.measures, **(p.test.measures if p.test else {})}) for g in view.goals] for p in view.front]
     )
+
+
+def _accelerators(view: View) -> Iterator[str]:
+    """What the figures of each card are, which measures they are, and which widths a device runs as wider ones."""
+    costs = view.costs
+    for device in costs.devices:
+        measures = ", ".join(f"`{name}`" for name in costs.of_device(device))
+        told = " ".join([f"{part}." for part in (device.fitted, (device.note or "").rstrip(".")) if part])
+        yield f"* `{device.name}` ({device.kind}), **{device.status}**: {measures}. {told}".rstrip()
+    yield from (f"* {note}" for note in costs.notes)
+    if costs.devices:
+        batch = f" ({costs.samples} samples scored)" if costs.samples else ""
+        kinds = [f"*{status}* is {MEANING[status]}" for status in dict.fromkeys(d.status for d in costs.devices)]
+        yield f"* {'; '.join(kinds)}. Latency, energy and activations are those of one batch{batch}."
 
 
 def _failures(view: View) -> Iterator[str]:

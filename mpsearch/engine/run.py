@@ -24,6 +24,7 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
+from mpsearch.engine.costs import Costs
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
 from mpsearch.engine.load import assemble
@@ -130,6 +131,7 @@ def _sit(
             log.warning("limit: %s", limit)
             if show_progress:
                 print(f"mpsearch: limit: {limit}", file=sys.stderr)
+        files.write_costs(Costs.of(problem, spec, [FLOAT, *problem.space.uniform().values()]))
         projections = None if bare else _projections(files.path, spec)
 
         def result(complete: bool) -> RunResult:
@@ -144,6 +146,8 @@ def _sit(
             )
 
         def conclude(found: RunResult) -> RunResult:
+            shown = [found.baseline, *found.uniform.values(), *found.front.members, *found.front.nearest]
+            files.write_costs(Costs.of(problem, spec, [e.assignment for e in shown]))
             files.write_front(found)
             log.info("%s: %s on the front, hypervolume %.4f", found.status, len(found.front.members), found.hypervolume)
             if projections is not None:

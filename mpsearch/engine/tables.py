@@ -7,7 +7,8 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpsearch.engine.views import Point, View, is_cost
+from mpsearch.engine.measures import is_cost
+from mpsearch.engine.views import Point, View
 
 Cell = str | float | int | bool | None
 

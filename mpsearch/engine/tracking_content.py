@@ -1,7 +1,7 @@
 """What the MLflow runs of a search hold, named so that compare, parallel coordinates and scatter are useful at once.
 
 MLflow orders by name and its default charts take the first: average bits stand first among the parameters, and goals
-are metrics under their own names.
+are metrics under their own names (`latency_s@nvidia-t4` as `latency_s:nvidia-t4`, for MLflow allows no `@`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpsearch.engine import plots, report
+from mpsearch.engine import plots, plots_costs, report
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tables import Table, evaluations_table, front_table, numbers
 from mpsearch.engine.views import Point, View
@@ -26,7 +26,10 @@ SEARCH = "search"
 RUN_ID = "{run_id}"
 _FORBIDDEN = re.compile(r"[^\w.\- :/]")
 _TAG_CHARACTERS = 5000  # of the oldest MLflow that is supported
-_FILES = ("report.md", "front.html", "front.png", "front.json", "front.csv", "spec.yaml")
+_FILES = (
+    *("report.md", "front.html", "front.png", "front.json", "front.csv", "spec.yaml"),
+    *("costs.html", "costs.png", "costs.json"),
+)
 _TABLES = ("evaluations.json", "front_table.json")
 
 
@@ -78,7 +81,8 @@ def _evaluation_run(view: View, point: Point) -> Content:
     for name, site in view.sites.choices.items():
         params[f"bits.{_allowed(name.removesuffix('.weight'))}"] = f"{point.evaluation.assignment.at(site.name).bits:g}"
     params |= {"summary": point.summary, "model": point.name}
-    metrics = {_allowed(name): value for name, value in numbers(view, point).items()}
+    tags |= _labels(view)
+    metrics = _metrics(numbers(view, point))
     return Content(point.key, point.name, tags, params, metrics, seconds=point.evaluation.seconds)
 
 
@@ -90,6 +94,7 @@ def search_run(view: View, live: bool) -> Content:
         "mpsearch.status": result.status,
         "mpsearch.folder": str(result.folder.absolute()),
         "mlflow.loggedArtifacts": json.dumps([{"path": path, "type": "table"} for path in _TABLES]),
+        **_labels(view),
         **hardware(result),
     }
     dump = result.spec.model_dump(mode="json", by_alias=True, exclude={"resolved"})
@@ -102,7 +107,7 @@ def search_run(view: View, live: bool) -> Content:
     }  # fmt: skip
     for point in view.front:
         if point.is_knee:
-            metrics |= {f"knee.{_allowed(name)}": value for name, value in numbers(view, point).items()}
+            metrics |= {f"knee.{name}": value for name, value in _metrics(numbers(view, point)).items()}
     picture = None if live else f"get-artifact?path=front.png&run_uuid={RUN_ID}"  # relative: the same server answers
     note = report.note(view, picture, characters=_TAG_CHARACTERS - 100)
     name = f"search {result.spec.name} {result.spec.driver.use} s{result.spec.seed}"
@@ -116,6 +121,8 @@ def search_files(result: RunResult) -> Iterator[tuple[str | None, Path]]:
     """(folder, file) of each artifact that lies in the run folder; pictures and report are made again where stale."""
     if _stale(result, "front.html") or _stale(result, "front.png"):
         plots.write(result)
+    if _stale(result, "costs.html") or _stale(result, "costs.png"):
+        plots_costs.write(result)
     if _stale(result, "report.md"):
         report.write(result)
     for name in _FILES:
@@ -182,5 +189,21 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
+def _labels(view: View) -> dict[str, str]:
+    """How far the measures of accelerators can be trusted, as tags: analytic, calibrated or measured."""
+    return {f"mpsearch.label.{_allowed(name)}": status for name, status in view.costs.status.items()}
+
+
+def _metrics(found: Mapping[str, float]) -> dict[str, float]:
+    """`found` under names that MLflow allows; two of them never become one."""
+    metrics: dict[str, float] = {}
+    for name, value in found.items():
+        free = _allowed(name)
+        while free in metrics:
+            free += "_"
+        metrics[free] = value
+    return metrics
+
+
 def _allowed(name: str) -> str:
-    return _FORBIDDEN.sub("_", name)
+    return _FORBIDDEN.sub("_", name.replace("@", ":"))

@@ -1,6 +1,7 @@
 """What every picture, table and tracking run shows of a `RunResult`: named points, bit summaries, plain numbers.
 
-Nothing here is stored: all of it follows from the result and, where the run folder has one, from `sites.json`.
+Nothing here is stored: all of it follows from the result and, where the run folder has them, from `sites.json` and
+`costs.json`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, floor, log2, prod
+from math import prod
 from typing import Any, Literal
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.goal import Goal
 from mpsearch.core.site import Role
+from mpsearch.engine.costs import Costs
+from mpsearch.engine.measures import is_cost, log2_of, number, ratio_name, spoken, with_error
 from mpsearch.engine.result import RunResult
 
 Kind = Literal["float", "uniform", "mixed"]
-_COST_UNITS = {"_bytes": "B", "_bits": "bits", "_s": "s", "_j": "J"}
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class View:
 
     result: RunResult
     sites: Sites
+    costs: Costs
     points: tuple[Point, ...]
 
     @classmethod
@@ -136,7 +139,7 @@ class View:
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)
 
         good = {e.key: (order, e) for order, e in enumerate(result.evaluations, 1) if e.is_full}
-        return cls(result, sites, tuple(point(order, e) for order, e in good.values()))
+        return cls(result, sites, Costs.read(result.folder), tuple(point(order, e) for order, e in good.values()))
 
     @cached_property
     def by_key(self) -> Mapping[str, Point]:
@@ -173,6 +176,15 @@ class View:
         rows = [*(self.front or self.nearest), *self.uniform, *self.baseline]
         return list({p.key: p for p in rows}.values())
 
+    def named(self, goal: Goal) -> str:
+        """The goal's name with the status of its figures: `latency_s@nvidia-t4 (analytic)`."""
+        return self.costs.labelled(goal.name)
+
+    def spoken(self, goal: Goal) -> str:
+        """The goal's name for an axis: `memory`, `latency @ nvidia-t4, analytic`."""
+        status = self.costs.status.get(goal.name)
+        return spoken(goal.name) + (f", {status}" if status else "")
+
     def ratio(self, point: Point, measure: str) -> float | None:
         """How many times smaller than the float model a cost is; None for other measures and for zeros."""
         ours, base = point.measures.get(measure, 0.0), self.result.baseline.measures.get(measure, 0.0)
@@ -180,51 +192,20 @@ class View:
 
     def ratios(self, point: Point) -> dict[str, float]:
         """`memory_ratio` for `memory_bytes`, and so on: how many times smaller than float each cost is."""
-        found = {f"{cost_stem(name)}_ratio": self.ratio(point, name) for name in point.evaluation.measures}
+        found = {ratio_name(name): self.ratio(point, name) for name in point.evaluation.measures}
         return {name: ratio for name, ratio in found.items() if ratio is not None}
 
     def hover(self, point: Point) -> str:
         """What a picture says about a point, in lines of HTML."""
         lines = [f"<b>{point.name}</b>  {'· knee' if point.is_knee else ''}", f"bits {point.summary or 'float'}"]
         for goal in self.goals:
-            text = f"{goal.name} {with_error(point.evaluation, goal.name)}"
+            text = f"{self.named(goal)} {with_error(point.evaluation, goal.name)}"
             if (ratio := self.ratio(point, goal.name)) is not None and ratio != 1:
                 text += f" ({ratio:.2g}× smaller)"
             if point.test is not None and goal.name in point.test.measures and not is_cost(goal.name):
                 text += f", test {number(goal.name, point.test.measures[goal.name])}"
             lines.append(text)
         return "<br>".join([*lines, f"key {point.key[:8]}"])
-
-
-def is_cost(measure: str) -> bool:
-    """Whether a measure is bytes, seconds, joules or bits, told by the unit in its name."""
-    return Goal(measure).on_log_scale
-
-
-def cost_stem(measure: str) -> str:
-    """`memory_bytes` to `memory`: the name of a cost without its unit."""
-    return next((measure.removesuffix(unit) for unit in _COST_UNITS if measure.endswith(unit)), measure)
-
-
-def number(measure: str, value: float) -> str:
-    """A measure's value with its unit, short: `12.3 kB`, `0.9519`."""
-    unit = next((u for suffix, u in _COST_UNITS.items() if measure.endswith(suffix)), None)
-    if unit is None:
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
-    if unit != "B":
-        return f"{value:.3g} {unit}"
-    power = min(3, max(0, (max(round(abs(value)), 1).bit_length() - 1) // 10))
-    scaled = value / 1024**power
-    return f"{scaled:.{4 if scaled >= 999.5 else 3}g} {('B', 'KiB', 'MiB', 'GiB')[power]}"
-
-
-def with_error(evaluation: Evaluation, measure: str) -> str:
-    """A measure with its standard error where one is known: `0.9519 ± 0.0041`."""
-    text = number(measure, evaluation.measures[measure])
-    error = evaluation.stderr.get(measure)
-    if not error:
-        return text
-    return f"{text} ± {error:.4f}" if abs(evaluation.measures[measure]) < 10 else f"{text} ± {error:.2g}"
 
 
 def pairs(goals: Sequence[Goal]) -> list[tuple[Goal, Goal]]:
@@ -261,7 +242,7 @@ def focus(view: View, goal: Goal) -> tuple[float, float]:
             middle, error = p.measures[goal.name], p.evaluation.stderr.get(goal.name, 0.0)
             found += [middle - error, middle + error]
             found += [p.test.measures[goal.name]] if p.test and goal.name in p.test.measures else []
-        return [log2(max(v, 1e-12)) if goal.on_log_scale else v for v in found]
+        return [log2_of(v) if goal.on_log_scale else v for v in found]
 
     core = values([*(view.front or view.nearest), *view.baseline]) or values(view.points) or [0.0]
     low, high = min(core), max(core)
@@ -270,16 +251,6 @@ def focus(view: View, goal: Goal) -> tuple[float, float]:
         low, high = min(wide), max(wide)
     pad = 0.07 * (high - low) or 0.05 * abs(high) or 1.0
     return low - pad, high + pad
-
-
-def log2_ticks(low: float, high: float) -> list[float]:
-    """3 to 8 values between 2**low and 2**high: powers of two, or a finer ladder where the axis is short."""
-    ticks: list[float] = []
-    for step in (32, 16, 8, 4, 2, 1, 0.5, 0.25, 0.125):
-        ticks = [2.0 ** (k * step) for k in range(ceil(low / step), floor(high / step) + 1)]
-        if len(ticks) >= 3:
-            break
-    return ticks
 
 
 def _short(bits: float) -> str:

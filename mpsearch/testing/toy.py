@@ -29,6 +29,8 @@ from mpsearch.testing.toy_probe import ToyProbe
 SENSITIVITY = (2.4, 0.5, 0.3, 1.6)
 SIZE = (64, 512, 512, 96)
 LATENCY_MS = (4, 1, 3, 1)
+PRICES = {"memory_bytes": (SIZE, 8), "latency_s": (LATENCY_MS, 8000)}
+"""Of each cost: units per bit of each layer, and how many units make one of the measure."""
 OPTIONS = tuple(Format("int", bits) for bits in (2, 4, 8))
 
 
@@ -77,12 +79,17 @@ class Toy(Problem):
         }
 
     def cost(self, name: str) -> Cost | None:
-        prices = {"memory_bytes": SIZE, "latency_s": LATENCY_MS}.get(name)
-        if prices is None:
+        if name not in PRICES:
             return None
+        prices, per = PRICES[name]
         rows = [[int(p * fmt.bits) for fmt in c.options] for p, c in zip(prices, self.space.choices, strict=False)]
         missing = sum(32 * p for p in prices[len(rows) :])
-        return Cost((Terms.of(rows, missing),), per=8 if name == "memory_bytes" else 8000)
+        return Cost((Terms.of(rows, missing),), per)
+
+    def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
+        prices, per = PRICES.get(name, ((), 1))
+        bits = self._bits(assignment)
+        return {f"layer{i}.weight": int(price * bits[i]) / per for i, price in enumerate(prices)}
 
     def probe(self) -> ToyProbe:
         return ToyProbe(self.space, dict(zip([site.name for site in self.sites], SENSITIVITY, strict=False)))

@@ -38,7 +38,8 @@ def test_run_leaves_a_front_and_says_where(cli, space: Path, projections: None) 
     assert "found/front.html" in done.out
     assert "uniform 4" in done.out
     assert {p.name for p in Path("found").iterdir()} >= {
-        "spec.yaml", "ledger.jsonl", "front.json", "front.csv", "front.html", "front.png", "report.md", "run.log"
+        "spec.yaml", "ledger.jsonl", "front.json", "front.csv", "front.html", "front.png", "report.md", "run.log",
+        "costs.json", "costs.html", "costs.png",
     }  # fmt: skip
     front = json.loads(Path("found/front.json").read_text())
     assert front["status"] == "complete"

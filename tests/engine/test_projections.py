@@ -12,7 +12,7 @@ from mpsearch.engine.folder import Folder
 from mpsearch.engine.run import resume, run
 from mpsearch.testing.toy import build, toy_spec
 
-SHOWN = {"front.html", "front.png", "report.md"}
+SHOWN = {"front.html", "front.png", "costs.html", "costs.png", "report.md"}
 
 
 def test_killed_while_the_report_is_written(tmp_path):

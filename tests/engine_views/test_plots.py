@@ -18,7 +18,7 @@ from mpsearch.core.goal import Goal
 from mpsearch.engine import plots
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tables import evaluations_table, front_table
-from mpsearch.engine.views import Point, View, focus, log2_ticks, number, pairs, staircase
+from mpsearch.engine.views import Point, View, focus, pairs, staircase
 
 Make = Callable[..., RunResult]
 
@@ -100,14 +100,6 @@ def test_front_and_float_are_always_in_focus(make_result: Make, tmp_path: Path) 
             assert low < (np.log2(value) if goal.on_log_scale else value) < high
 
 
-@given(st.floats(-4, 40), st.floats(0.3, 30))
-def test_ticks_are_in_range_and_enough(low: float, width: float) -> None:
-    ticks = log2_ticks(low, low + width)
-    assert 2 <= len(ticks) <= 8
-    assert all(2**low <= t * (1 + 1e-12) and t <= 2 ** (low + width) * (1 + 1e-12) for t in ticks)
-    assert ticks == sorted(set(ticks))
-
-
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=20))
 def test_staircase_is_the_front_of_two_goals(pairs_: list[tuple[int, int]]) -> None:
     a, b = Goal("a", maximise=True), Goal("b")
@@ -120,24 +112,6 @@ def test_staircase_is_the_front_of_two_goals(pairs_: list[tuple[int, int]]) -> N
     expected = {(-x, y) for x, y in losses[non_dominated(losses)]}
     assert set(steps) == expected
     assert steps == sorted(steps)
-
-
-@pytest.mark.parametrize(
-    ("measure", "value", "text"),
-    [
-        ("memory_bytes", 512, "512 B"),
-        ("memory_bytes", 1024, "1 KiB"),
-        ("memory_bytes", 1023 * 1024, "1023 KiB"),
-        ("memory_bytes", 3 * 2**20, "3 MiB"),
-        ("memory_bytes", 0, "0 B"),
-        ("accuracy", 0.95194, "0.9519"),
-        ("perplexity", 123.456, "123.46"),
-        ("latency_s", 0.00123, "0.00123 s"),
-        ("weight_bits", 2.1875, "2.19 bits"),
-    ],
-)
-def test_numbers_carry_their_unit(measure: str, value: float, text: str) -> None:
-    assert number(measure, value) == text
 
 
 def test_average_bits_are_weighed_by_elements(make_result: Make, tmp_path: Path) -> None:

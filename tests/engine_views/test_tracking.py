@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_on_cards import run_on
 
 from mpsearch.core.errors import BadInput, OutOfResources
 from mpsearch.engine import tracking
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking import Tracker, project
+from mpsearch.engine.tracking_content import _metrics
 from mpsearch.engine.tracking_store import Place, absolute_uri, shown, ui_address, ui_command
 
 Make = Callable[..., RunResult]
@@ -123,6 +125,35 @@ def test_search_run_has_params_tables_pictures_and_note(make_result: Make, tmp_p
     assert "accuracy" not in run.data.metrics  # would put the search among its members in the charts
     assert run.data.tags["hardware.cores"] == str(os.cpu_count())
     assert list((Path(store.removeprefix("sqlite:///")).parent / "mlartifacts").iterdir())  # beside the database
+
+
+def test_measures_of_accelerators_are_named_and_labelled(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import MlflowClient
+
+    result = run_on(tmp_path / "run", monkeypatch, {"nvidia-t4": 0.001, "esb-zcu102": 0.25})
+    summary = project(result, store)
+    assert summary.ok, summary.message
+    runs = runs_of(store, result.folder)
+    knee = result.front.knee()
+    for card in ("nvidia-t4", "esb-zcu102"):
+        measured = runs[knee.key].data.metrics[f"latency_s:{card}"]
+        assert measured == knee.measures[f"latency_s@{card}"]
+        ratio = result.baseline.measures[f"latency_s@{card}"] / measured
+        assert runs[knee.key].data.metrics[f"latency_ratio:{card}"] == pytest.approx(ratio)
+        assert runs["search"].data.metrics[f"knee.latency_s:{card}"] == measured
+        for run in runs.values():
+            assert run.data.tags[f"mpsearch.label.latency_s:{card}"] == "analytic"
+    assert (project(result).created, project(result).updated) == (0, 0)
+    client = MlflowClient(tracking_uri=store)
+    names = {entry.path for entry in client.list_artifacts(runs["search"].info.run_id)}
+    assert names >= {"costs.json", "costs.html", "costs.png"}
+
+
+def test_two_measures_never_become_one() -> None:
+    found = _metrics({"f1@5": 1.0, "f1:5": 2.0, "f1 (5)": 3.0, "f1 _5_": 4.0, "f1/5": 5.0})
+    assert found == {"f1:5": 1.0, "f1:5_": 2.0, "f1 _5_": 3.0, "f1 _5__": 4.0, "f1/5": 5.0}
 
 
 def test_projecting_twice_changes_nothing(make_result: Make, tmp_path: Path, store: str) -> None:
