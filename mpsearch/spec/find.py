@@ -1,4 +1,4 @@
-"""Where space files and objectives are found, and how an objective's class is loaded from its file.
+"""Where space files, objectives and cards are found, and how an objective's class is loaded from its file.
 
 A name without a slash is looked for as given, then in each folder of MPSEARCH_PATH, then among the bundled
 files. With a slash only that path counts: a typo in `./gnn.yaml` must not silently become the bundled one.
@@ -63,6 +63,41 @@ def find_space(text: str) -> Path:
         own = [path.stem for folder in _search_path() for path in folder.glob("*.yaml")]
         known, text = [*names("search_spaces"), *own], text.removesuffix(".yaml")
     raise BadInput(f"no space file {text!r}; tried {looked}.{nearest(text, known)}")
+
+
+def cards() -> Path:
+    """Folder of the shipped cards of accelerators."""
+    return Path(str(files("mpsearch"))) / "cost" / "cards"
+
+
+def card_names() -> list[str]:
+    """Names of the shipped cards."""
+    return sorted(path.stem for path in cards().glob("*.yaml"))
+
+
+def find_card(text: str, beside: Path) -> Path:
+    """The card that `text` names: a file relative to `beside`, one in a folder of MPSEARCH_PATH, or a shipped one.
+
+    A bare name is never looked for in `beside`, so that a card of one's own does not hide a shipped one unseen.
+
+    Args:
+        text: as written in the space file: `nvidia-t4`, or a YAML file.
+        beside: folder that a relative path starts from: that of the space file.
+
+    Raises `BadInput`, which lists what was tried and the nearest names.
+    """
+    is_file = text.endswith((".yaml", ".yml"))
+    tried = [beside / Path(text).expanduser()] if is_file or os.sep in text else []
+    if os.sep not in text:
+        file = text if is_file else f"{text}.yaml"
+        tried += [folder / file for folder in (*_search_path(), cards())]
+    for path in tried:
+        if path.is_file():
+            return path.absolute()  # not resolved: a link is called what its user calls it
+    looked = ", ".join(map(str, tried))
+    own = [path.stem for folder in _search_path() for path in folder.glob("*.yaml")]
+    hint = nearest(Path(text).name.removesuffix(".yaml"), [*card_names(), *own])
+    raise BadInput(f"no card {text!r}; tried {looked}.{hint} See mpsearch list accelerators.")
 
 
 def find_objective(use: str, beside: Path) -> tuple[Path, str | None]:

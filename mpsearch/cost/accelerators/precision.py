@@ -1,0 +1,151 @@
+"""Which pairs of widths a device multiplies, and which numbers a width holds exactly."""
+
+from __future__ import annotations
+
+from itertools import permutations
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from mpsearch.cost.workload import FLOAT32, Kind, Width
+from mpsearch.spec.card import Block, Number, Positive, Whole
+from mpsearch.spec.explain import Faults
+from mpsearch.spec.schema import Part
+
+_FLOATS = {
+    Width(4, True): (2, 2),
+    Width(8, True): (5, 4),
+    Width(16, True): (5, 11),
+    Width(16, True, is_brain=True): (8, 8),
+    FLOAT32: (8, 24),
+}
+"""Bits of the exponent and of the significand, its hidden one included; of 8-bit floats the wider of two formats."""
+PLAUSIBLE = (1e6, 1e17)
+"""Multiply-accumulates per second of whatever has a roofline."""
+
+
+def holds(wide: Width, asked: Width) -> bool:
+    """Whether every number of the width `asked` is one of the width `wide`. Float32 stands in for all wider ones.
+
+    An integer of b bits needs b bits, or a float with b bits of significand: 8 in bf16, 11 in fp16, 24 in fp32.
+    """
+    if wide in (FLOAT32, asked):
+        return True
+    if not wide.is_float:
+        return not asked.is_float and asked.bits <= wide.bits
+    exponent, significand = _FLOATS.get(wide, (0, 0))
+    if not asked.is_float:
+        return asked.bits <= significand
+    needs = _FLOATS.get(asked, (8, asked.bits))
+    return needs[0] <= exponent and needs[1] <= significand
+
+
+class Pair(Part):
+    """A pair of operands: bits of the weight and of the activation, and what kind of numbers both are."""
+
+    w: Whole
+    a: Whole
+    type: Literal["int", "fp", "bf"]
+
+    @property
+    def widths(self) -> tuple[Width, Width]:
+        """Of the weight and of the activation."""
+        weight, value = (
+            Width(bits, is_float=self.type != "int", is_brain=self.type == "bf") for bits in (self.w, self.a)
+        )
+        return weight, value
+
+    @property
+    def weight(self) -> Width:
+        """Of the weight."""
+        return self.widths[0]
+
+    @property
+    def value(self) -> Width:
+        """Of the activation."""
+        return self.widths[1]
+
+    @property
+    def label(self) -> str:
+        """How efficiencies name it: w8a8, fp16, bf16."""
+        return f"{self.type}{self.w}" if self.type != "int" and self.w == self.a else f"w{self.w}a{self.a}"
+
+
+class Legal(Pair):
+    """A pair of operands that the device multiplies."""
+
+    acc: Whole = Field(default=32, description="Bits of the sum.")
+    peak_mac_per_s: Positive = Field(description="Dense multiply-accumulates per second: half of the operations.")
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = Field(
+        default=None, description="Kinds of operations that have kernels for it; null for all."
+    )
+
+
+class WeightOnly(Part):
+    """Kernels that read packed integer weights and multiply floats."""
+
+    compute: Pair
+    unpack_s_per_weight: dict[Annotated[str, Field(pattern=r"^w\d+$")], Number | None] = Field(
+        description="Time to take one weight apart, by its width: w4, w8. null: not known, so not offered."
+    )
+
+
+class Precision(Block):
+    """What the device multiplies. What is not listed runs as the fastest pair that holds both operands."""
+
+    legal: Annotated[tuple[Legal, ...], Field(min_length=1)]
+    weight_only: WeightOnly | None = None
+
+    @property
+    def float32(self) -> list[Legal]:
+        """The pair that all else falls back to."""
+        return [row for row in self.legal if row.widths == (FLOAT32, FLOAT32) and row.kinds is None]
+
+    def faults(self) -> Faults:
+        """Float32 for all kinds, no pair twice, peaks that can be."""
+        found: Faults = []
+        if not self.float32:
+            message = (
+                "has no row {w: 32, a: 32, type: fp, ...} for all kinds; what has no format is float32, so give its "
+                "peak_mac_per_s."
+            )
+            found.append((("legal",), message))
+        for i, row in enumerate(self.legal):
+            if any(row.label == before.label and _meet(row, before) for before in self.legal[:i]):
+                found.append((("legal", i), f"{row.label} is listed twice for the same kind; keep one of the two."))
+            if not PLAUSIBLE[0] <= row.peak_mac_per_s <= PLAUSIBLE[1]:
+                message = f"{row.peak_mac_per_s:g} MAC/s cannot be: write the whole number, 65e12 for 65 tera MAC/s."
+                found.append((("legal", i, "peak_mac_per_s"), message))
+            if row.type != "int" and any(width not in _FLOATS for width in row.widths):
+                message = f"there is no {row.label}; floats are fp4, fp8, fp16, bf16 and fp32."
+                found.append((("legal", i, "type"), message))
+        found += [
+            (("legal", self.legal.index(narrow), "peak_mac_per_s"), _too_fast(narrow, wide))
+            for wide, narrow in permutations(self.legal, 2)
+            if _meet(wide, narrow) and _is_too_fast(narrow, wide)
+        ]
+        if self.weight_only is not None and self.weight_only.compute.widths not in [row.widths for row in self.legal]:
+            labels = ", ".join(row.label for row in self.legal)
+            found.append((("weight_only", "compute"), f"{self.weight_only.compute.label} is none of {labels}."))
+        return found
+
+
+def _meet(one: Legal, other: Legal) -> bool:
+    """Whether some kind of operation has both."""
+    return one.kinds is None or other.kinds is None or bool(set(one.kinds) & set(other.kinds))
+
+
+def _is_too_fast(narrow: Legal, wide: Legal) -> bool:
+    """Whether halving both widths pays more than four times. Float32 runs on units of its own, so it sets no bound."""
+    if FLOAT32 in wide.widths or narrow.w > wide.w or narrow.a > wide.a:
+        return False
+    return narrow.peak_mac_per_s > 1.01 * wide.peak_mac_per_s * (wide.w * wide.a) / (narrow.w * narrow.a)
+
+
+def _too_fast(narrow: Legal, wide: Legal) -> str:
+    times = narrow.peak_mac_per_s / wide.peak_mac_per_s
+    most = wide.w * wide.a / (narrow.w * narrow.a)
+    return (
+        f"{narrow.label} is {times:.3g} times as fast as {wide.label}, and {most:.3g} times is the most that its bits "
+        "allow; are both dense MAC/s?"
+    )
