@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Ints = NDArray[np.int64]
+from mpsearch.cost.lookup import Lookup
+from mpsearch.cost.passes import Ints
 
 
 @dataclass(frozen=True)
@@ -46,14 +48,17 @@ class Terms:
         return cls(rows, int(constant), tables)
 
     def __call__(self, indices: ArrayLike) -> Ints:
-        """The number [n] at option `indices` [n, choices]."""
-        at = np.asarray(indices, dtype=np.intp)
-        total = np.full(len(at), self.constant, dtype=np.int64)
-        for i, row in enumerate(self.unary):
-            total += row[at[:, i]]
-        for key, table in self.joint.items():
-            total += table[tuple(at[:, i] for i in key)]
-        return total
+        """The number [n] at option `indices` [n, choices], of any type of integers. Raises `IndexError` on others."""
+        return self._lookup(indices)
+
+    @property
+    def tables(self) -> dict[tuple[int, ...], Ints]:
+        """Every table by the choices that it is over."""
+        return {**{(i,): row for i, row in enumerate(self.unary)}, **self.joint}
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup([len(row) for row in self.unary], [(self.constant, self.tables)])
 
 
 @dataclass(frozen=True)
@@ -71,8 +76,12 @@ class Cost:
     whole: bool = False
 
     def __call__(self, indices: ArrayLike) -> NDArray[np.float64]:
-        """The measure [n], in its own unit, at option `indices` [n, choices]."""
-        return self.measure(np.max([row(indices) for row in self.rows], axis=0))
+        """The measure [n], in its own unit, at option `indices` [n, choices] of any type of integers."""
+        return self.measure(self._lookup(indices))
+
+    @cached_property
+    def _lookup(self) -> Lookup:
+        return Lookup([len(row) for row in self.rows[0].unary], [(row.constant, row.tables) for row in self.rows])
 
     def measure(self, units: ArrayLike) -> NDArray[np.float64]:
         """The measure that so many integer units make."""
