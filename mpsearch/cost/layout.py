@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, held_together, part
+from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, held_together, part, static_bits
 from mpsearch.cost.peak import Peak
-from mpsearch.cost.sums import Part, Sum
+from mpsearch.cost.sums import Sum
 from mpsearch.cost.workload import Held
 from mpsearch.spec.card import InPlace, Layout
 
@@ -54,23 +54,22 @@ def device_memory(layout: Layout, parameters: Sequence[Parameter], values: Seque
     """`memory_bytes` with every tensor in the layout of a device: parameters, and static grids of quantized values."""
     alignment = 8 * layout.align_bytes
 
-    def stored(parameter: Parameter) -> Part:
-        gained = _up(parameter.correction_bits, alignment)
-        return part(parameter, packed, lambda taken: stored_bits(layout, parameter, taken) + (gained if taken else 0))
+    def stored(parameter: Parameter, taken: Packed | None) -> int:
+        gained = 0 if taken is None else _up(parameter.correction_bits, alignment)
+        return stored_bits(layout, parameter, taken) + gained
 
-    def static(value: Value) -> Part:
-        return part(value, packed, lambda taken: 0 if taken is None else _up(taken.static_bits, alignment))
+    def static(value: Value, taken: Packed | None) -> int:
+        return _up(static_bits(value, taken), alignment)
 
-    return Sum([*map(stored, parameters), *(static(value) for value in values if value.site)], per=8, whole=True)
+    parts = [part(parameter, packed, stored) for parameter in parameters]
+    return Sum([*parts, *(part(v, packed, static) for v in values if v.site is not None)], per=8, whole=True)
 
 
 def device_peak(layout: Layout, in_place: InPlace, values: Sequence[Value], packed: PackedAt) -> Peak:
     """`activation_peak_bytes` with values in the layout of a device, and made in place where it does that."""
 
-    def size(value: Value) -> Part:
-        return part(value, packed, lambda taken: code_bits(layout, value, taken) // 8)
-
-    return Peak([*map(size, values)], held_together(values, lambda value: overwrites(in_place, value)))
+    parts = [part(v, packed, lambda value, taken: code_bits(layout, value, taken) // 8) for v in values]
+    return Peak(parts, held_together(values, lambda value: overwrites(in_place, value)))
 
 
 def overwrites(in_place: InPlace, value: Value) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import FP32, Format
@@ -29,6 +30,7 @@ class Packed:
 
 
 PackedAt = Callable[[str, Format], Packed]
+T = TypeVar("T", bound=Held)
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,11 @@ def memory_measures(
         packed: what a site takes in a format other than fp32.
         knows_lifetimes: whether `born` and `dies` of the values mean anything; without them there is no peak.
     """
-    stored = [part(p, packed, _stored(p)) for p in parameters]
-    static = [part(v, packed, _static) for v in values if v.site]
-    measures: dict[str, Measure] = {"memory_bytes": Sum([*stored, *static], per=8, whole=True)}
+    measures: dict[str, Measure] = {"memory_bytes": Sum(memory_parts(parameters, values, packed), per=8, whole=True)}
     counted = [p for p in parameters if p.counts]
     if elements := sum(p.elements for p in counted):
-        measures["weight_bits"] = Sum([part(p, packed, _codes(p)) for p in counted], per=elements)
-    sizes = [part(v, packed, _bytes(v)) for v in values]
+        measures["weight_bits"] = Sum([part(p, packed, weight_bits) for p in counted], per=elements)
+    sizes = [part(v, packed, value_bytes) for v in values]
     measures["activation_sum_bytes"] = Sum(sizes)
     if knows_lifetimes:
         measures["activation_peak_bytes"] = Peak(sizes, held_together(values, lambda _: False))
@@ -95,20 +95,47 @@ def memory_measures(
     return measures
 
 
-def part(held: Held, packed: PackedAt, units: Callable[[Packed | None], int]) -> Part:
+def part(held: T, packed: PackedAt, units: Callable[[T, Packed | None], int]) -> Part:
     """What `held` costs by the format of its site.
 
     Args:
-        units: the cost, from what it takes in its format; given None where it stays as it is.
+        units: the cost of `held`, from what it takes in its format; given None where it stays as it is.
     """
     site = held.site
     if site is None:
-        return Part(held.name, (), lambda _: units(None))
+        return Part(held.name, (), lambda _: units(held, None))
 
     def at(formats: tuple[Format, ...]) -> int:
-        return units(None if formats[0] == FP32 else packed(site, formats[0]))
+        return units(held, None if formats[0] == FP32 else packed(site, formats[0]))
 
     return Part(held.name, (site,), at)
+
+
+def memory_parts(parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt) -> list[Part]:
+    """The parts of `memory_bytes`, in bits: parameters, and static grids of quantized values."""
+    static = [part(v, packed, static_bits) for v in values if v.site is not None]
+    return [*(part(p, packed, stored_bits) for p in parameters), *static]
+
+
+def stored_bits(parameter: Parameter, packed: Packed | None) -> int:
+    """All that is stored of a parameter, and of the bias that its layer gains."""
+    return parameter.elements * parameter.float_bits if packed is None else packed.bits + parameter.correction_bits
+
+
+def weight_bits(parameter: Parameter, packed: Packed | None) -> int:
+    """The codes of a weight."""
+    return 32 * parameter.elements if packed is None else packed.code_bits
+
+
+def static_bits(value: Value, packed: Packed | None) -> int:
+    """Scales and zero points of a value, which are stored with the model."""
+    del value
+    return 0 if packed is None else packed.static_bits
+
+
+def value_bytes(value: Value, packed: Packed | None) -> int:
+    """The codes of a value, in whole bytes."""
+    return ((value.elements * value.float_bits if packed is None else packed.code_bits) + 7) // 8
 
 
 def held_together(values: Sequence[Value], in_place: Callable[[Value], bool]) -> Bools:
@@ -126,24 +153,6 @@ def held_together(values: Sequence[Value], in_place: Callable[[Value], bool]) ->
             born[i] += 1
             dies[value.overwrites] -= 1
     return steps_that_matter(born, dies)
-
-
-def _stored(parameter: Parameter) -> Callable[[Packed | None], int]:
-    as_it_is = parameter.elements * parameter.float_bits
-    return lambda taken: as_it_is if taken is None else taken.bits + parameter.correction_bits
-
-
-def _static(taken: Packed | None) -> int:
-    return 0 if taken is None else taken.static_bits
-
-
-def _codes(parameter: Parameter) -> Callable[[Packed | None], int]:
-    return lambda taken: 32 * parameter.elements if taken is None else taken.code_bits
-
-
-def _bytes(value: Value) -> Callable[[Packed | None], int]:
-    as_it_is = value.elements * value.float_bits
-    return lambda taken: ((as_it_is if taken is None else taken.code_bits) + 7) // 8
 
 
 @dataclass(frozen=True)

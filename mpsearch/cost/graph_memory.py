@@ -1,0 +1,157 @@
+"""Memory of message passing on a graph, in bits, in the definitions of SGQuant (Feng et al., arXiv 2007.05100).
+
+* `mem_embed`: features that enter each layer, and one attention coefficient per edge and head. What is gathered to
+  edges is not counted again. The measure `feature_bytes` is this, of the sites of a model.
+* `mem_notes`: what the authors' code counts: features before and after the linear map, both gathered to the edges, and
+  three edge values per head; no weights. For a layer with one width for all of it.
+* `mem_total`: `mem_embed`, weights, the structure of the graph, and what mixed widths need besides. The measure
+  `graph_bytes` is this, of the sites of a model.
+
+Nodes come in bins by degree, each with a width of its own; without bins there is one bin. Edges include self loops
+where the layer adds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_parts, part, value_bytes
+from mpsearch.cost.model import Measure
+from mpsearch.cost.sums import Part, Sum
+
+Scope = Literal["shared", "bin", "node"]
+"""What one range (lowest value and scale) is for."""
+Known = Literal["degree", "sorted", "map"]
+"""How a node's bin is found."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The sizes of a layer of a GNN.
+
+    Args:
+        features: numbers per node that enter.
+        heads: of the attention; 0 without.
+        channels: numbers per node and head after the linear map.
+    """
+
+    features: int
+    heads: int = 0
+    channels: int = 0
+
+
+@dataclass(frozen=True)
+class Structure:
+    """The size of a graph: nodes, and directed edges as they are given to the model."""
+
+    nodes: int
+    edges: int
+
+
+def feature_bits(counts: Sequence[int], features: int, bits: Sequence[int], row: int = 1) -> int:
+    """Features of nodes, bin by bin.
+
+    Args:
+        counts: nodes of each bin. bits: of a feature, by bin.
+        row: each node starts at a multiple of so many bits: 8 where rows start on bytes, 1 without gaps.
+    """
+    each = zip(counts, bits, strict=True)
+    return sum(count * -(-features * width // row) * row for count, width in each)
+
+
+def edge_bits(edges: int, channels: int, bits: int) -> int:
+    """Attention coefficients (a channel per head), or messages where a kernel writes them to memory."""
+    return edges * channels * bits
+
+
+def coo_bits(edges: int, index: int = 64) -> int:
+    """Source and target of each edge: what torch-geometric holds."""
+    return 2 * edges * index
+
+
+def csr_bits(nodes: int, edges: int, index: int = 32) -> int:
+    """Row pointers and the sources of each row's edges."""
+    return (nodes + 1 + edges) * index
+
+
+def range_bits(nodes: int, bins: int, scope: Scope) -> int:
+    """Lowest value and scale (two float32) of one quantized tensor: for all of it, per bin, or per node."""
+    return 64 * {"shared": 1, "bin": bins, "node": nodes}[scope]
+
+
+def bin_bits(nodes: int, bins: int, known: Known) -> int:
+    """How a node's bin is found: from its degree, which the row pointers give, by the points where the degrees are
+    split; from where each bin begins in sorted nodes; or from a map. Then a byte for the width of each bin.
+    """
+    found = {"degree": (bins - 1) * 32, "sorted": bins * 32, "map": nodes * (bins - 1).bit_length()}[known]
+    return found + 8 * bins if bins > 1 else 0
+
+
+def mem_embed(
+    counts: Sequence[int],
+    edges: int,
+    layers: Sequence[Layer],
+    bits: Sequence[Sequence[int]],
+    attention: Sequence[int],
+    row: int = 1,
+) -> int:
+    """Bits of the embeddings that enter each layer, and of its attention.
+
+    Args:
+        counts: nodes of each bin. edges: with self loops.
+        bits: of a feature, by layer and bin. attention: bits of a coefficient, by layer.
+        row: as in `feature_bits`.
+    """
+    features = sum(feature_bits(counts, at.features, own, row) for at, own in zip(layers, bits, strict=True))
+    return features + sum(edge_bits(edges, at.heads, own) for at, own in zip(layers, attention, strict=True))
+
+
+def mem_notes(nodes: int, edges: int, layers: Sequence[Layer], bits: Sequence[int]) -> int:
+    """Bits of all that the authors' code counts of attention layers; `bits` by layer, `edges` with self loops."""
+    return sum(width * _noted(nodes, edges, layer) for layer, width in zip(layers, bits, strict=True))
+
+
+def mem_total(
+    counts: Sequence[int],
+    structure: Structure,
+    layers: Sequence[Layer],
+    bits: Sequence[Sequence[int]],
+    attention: Sequence[int],
+    stored: int,
+    loops: bool = True,
+    scope: Scope = "shared",
+    known: Known = "degree",
+    row: int = 1,
+) -> int:
+    """Bits of everything: `mem_embed`, weights and biases, the structure in CSR, ranges and bins.
+
+    Args:
+        counts, layers, bits, attention, row: as in `mem_embed`.
+        stored: bits of weights and biases.
+        loops: whether layers add an edge from each node to itself.
+        scope: of the ranges of features; those of an attention are shared.
+        known: how a node's bin is found.
+    """
+    nodes, bins = structure.nodes, len(counts)
+    edges = structure.edges + (nodes if loops else 0)
+    ranges = sum(range_bits(nodes, bins, scope) + (range_bits(nodes, 1, "shared") if at.heads else 0) for at in layers)
+    embed = mem_embed(counts, edges, layers, bits, attention, row)
+    return embed + stored + csr_bits(nodes, structure.edges) + ranges + bin_bits(nodes, bins, known)
+
+
+def graph_measures(
+    structure: Structure, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt
+) -> dict[str, Measure]:
+    """`graph_bytes` of a GNN on one batch: `memory_bytes`, `feature_bytes` and the structure in CSR."""
+    stored = memory_parts(parameters, values, packed)
+    features = [part(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
+    edges = Part("(structure)", (), lambda _: csr_bits(structure.nodes, structure.edges))
+    return {"graph_bytes": Sum([*stored, *features, edges], per=8, whole=True)}
+
+
+def _noted(nodes: int, edges: int, layer: Layer) -> int:
+    """Elements that `mem_notes` counts: x, W x, both ends of each edge, and three values per edge and head."""
+    mapped = layer.heads * layer.channels
+    return nodes * (layer.features + mapped) + edges * (2 * mapped + 3 * layer.heads)
