@@ -96,6 +96,11 @@ class Gemm:
     stride: int = 1
 
     @property
+    def macs(self) -> int:
+        """Multiply-accumulates of all products."""
+        return self.m * self.n * self.k * self.count
+
+    @property
     def is_depthwise(self) -> bool:
         """Whether each group has one input channel, and there are several groups."""
         return self.count > 1 and self.window > 1 and self.k == self.window

@@ -10,12 +10,16 @@ from torch import Tensor, fx
 
 from mpsearch.graph import attention
 from mpsearch.graph.export import Lowered
-from mpsearch.graph.ops import ATTENTION, is_call, macs
+from mpsearch.graph.ops import ATTENTION, is_call
+from mpsearch.graph.products import macs
 
 
 @torch.no_grad()
 def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
-    """Run the graph on flat `inputs` and write `shape` and `macs` into each node's meta. Returns the flat outputs."""
+    """Run the graph on flat `inputs` and write `shape` and `macs` into each node's meta. Returns the flat outputs.
+
+    A sparse matrix has `nnz` too, how many numbers it holds.
+    """
     values: dict[fx.Node, Any] = {}
     readers = {node: len(node.users) for node in lowered.graph.nodes}
     given = iter(inputs)
@@ -30,18 +34,15 @@ def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
             arguments = fx.map_arg(node.args, values.__getitem__)
             keywords: Mapping[str, Any] = fx.map_arg(node.kwargs, values.__getitem__)
             result = node.target(*arguments, **keywords)
-            first = result if isinstance(result, Tensor) else next((t for t in _tensors(result)), None)
-            node.meta["macs"] = macs(node, arguments, first) if first is not None else 0
             if is_call(node, ATTENTION):
                 node.meta["shapes"] = attention.part_shapes(arguments)
         values[node] = result
         node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else ()
+        if isinstance(result, Tensor) and result.layout in (torch.sparse_coo, torch.sparse_csr):
+            node.meta["nnz"] = result._nnz()
+        node.meta["macs"] = macs(node)
         for source in node.all_input_nodes:
             readers[source] -= 1
             if readers[source] == 0:
                 values.pop(source)
     raise AssertionError("a graph without output")
-
-
-def _tensors(result: Any) -> list[Tensor]:
-    return [t for t in result if isinstance(t, Tensor)] if isinstance(result, (tuple, list)) else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +24,14 @@ LINEAR = {aten.linear.default}
 PRODUCTS = {aten.matmul.default, aten.bmm.default, aten.mm.default}
 ADDED_PRODUCTS = {aten.addmm.default, aten.baddbmm.default}
 RECURRENT = {aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input}
+CELLS = {
+    aten.lstm_cell.default,
+    aten.gru_cell.default,
+    aten.rnn_tanh_cell.default,
+    aten.rnn_relu_cell.default,
+}
+VECTOR_PRODUCTS = {aten.mv.default, aten.dot.default}
+SPARSE_PRODUCTS = {aten._sparse_mm.default}
 EMBEDDINGS = {aten.embedding.default}
 ATTENTION = {aten.scaled_dot_product_attention.default}
 WEIGHTED = CONVOLUTIONS | TRANSPOSED | LINEAR
@@ -160,27 +167,3 @@ def ancestors(node: fx.Node) -> Iterator[fx.Node]:
                 seen.add(source)
                 queue.append(source)
                 yield source
-
-
-def macs(node: fx.Node, arguments: tuple[Any, ...], result: Any) -> int:
-    """Multiply-accumulates of one call, from the tensors it was called with; 0 for what only moves or adds."""
-    target = node.target
-    if target in CONVOLUTIONS:
-        weight = arguments[1]
-        return result.numel() * math.prod(weight.shape[1:])
-    if target in TRANSPOSED:
-        weight = arguments[1]
-        return arguments[0].numel() * math.prod(weight.shape[1:])
-    if target in LINEAR:
-        return result.numel() * arguments[1].shape[-1]
-    if target in PRODUCTS:
-        return result.numel() * arguments[0].shape[-1]
-    if target in ADDED_PRODUCTS:
-        return result.numel() * arguments[1].shape[-1]
-    if target in ATTENTION:
-        query, key, value = arguments[:3]
-        return query.numel() * key.shape[-2] + query.numel() // query.shape[-1] * key.shape[-2] * value.shape[-1]
-    if target in RECURRENT:
-        steps = arguments[0].numel() // arguments[0].shape[-1]
-        return steps * sum(w.numel() for w in arguments[2] if w.ndim == 2)
-    return 0
