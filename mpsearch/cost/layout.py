@@ -29,22 +29,24 @@ def code_bits(layout: Layout, held: Held, packed: Packed | None) -> int:
     * container: n times the next of `storage_bits`; a code longer than all of them takes several of the last.
     * tile: matrices of weights padded to (tile rows, tile columns), the rest as row.
 
-    Codes of a fractional width take whole bits, except in bit and row.
+    Where codes take no whole bits each (scales that are worked out as the model runs count as codes), what is beyond
+    whole bits follows without gaps.
     """
     n = held.elements
     total = n * held.float_bits if packed is None else packed.code_bits
     if not n:
         return 0
-    bits, columns = -(-total // n), -(-n // held.rows)
+    bits, beyond = divmod(total, n)
     match layout.weight_pack:
         case "bit":
             found = total
-        case "word":
-            found = layout.word_bits * _words(n, bits, layout.word_bits)
-        case "container":
-            found = n * _container(bits, layout.storage_bits)
+        case "word" if bits:
+            found = layout.word_bits * _words(n, bits, layout.word_bits) + beyond
+        case "container" if bits:
+            found = n * _container(bits, layout.storage_bits) + beyond
         case "tile" if held.is_parameter and held.rows > 1:
-            found = _up(held.rows, layout.tile[0]) * _up(columns, layout.tile[1]) * bits
+            columns = -(-n // held.rows)
+            found = _up(held.rows, layout.tile[0]) * _up(columns, layout.tile[1]) * bits + beyond
         case _:
             found = held.rows * _up(-(-total // held.rows), 8)
     return _up(found, 8 * layout.align_bytes)

@@ -59,3 +59,49 @@ def unmerged(indices: tuple[int, ...]) -> str:
     first = [i for i in range(19) if i not in second]
     at = dict(zip(first, indices, strict=True))
     return "".join("48"[at[second.get(i, i)]] for i in range(19))
+
+
+SIZES_18 = {
+    "uniform 8": (11.1, "8" * 19),
+    "size high": (9.9, PUBLISHED["size", 0.75][0]),
+    "size medium": (7.9, PUBLISHED["size", 0.5][0]),
+    "size low": (7.3, PUBLISHED["size", 0.25][0]),
+    "bops high": (8.7, PUBLISHED["bops", 0.75][0]),
+    "bops medium": (6.7, PUBLISHED["bops", 0.5][0]),
+    "bops low": (6.1, PUBLISHED["bops", 0.25][0]),
+    "latency high": (8.7, PUBLISHED["latency", 0.75][0]),
+    "latency medium": (7.2, PUBLISHED["latency", 0.5][0]),
+    "latency low": (6.1, PUBLISHED["latency", 0.25][0]),
+    "uniform 4": (5.8, "4" * 19),
+}
+"""Published size of ResNet-18 in MiB (model_zoo.md), and the bits of its 19 convolutions. First and last layer: 8."""
+
+STAGES_50 = ((64, 64, 3), (256, 128, 4), (512, 256, 6), (1024, 512, 3))
+"""Channels that enter each stage of ResNet-50, those of its 3 x 3 convolutions, and its units."""
+WEIGHTS_50 = [
+    weights
+    for entering, inner, units in STAGES_50
+    for unit in range(units)
+    for weights in (
+        (4 * inner if unit else entering) * inner,
+        9 * inner * inner,
+        4 * inner * inner,
+        *([] if unit else [entering * 4 * inner]),
+    )
+]
+"""52 convolutions of ResNet-50: three of each unit, then the shortcut of the first one of a stage."""
+
+SIZES_50 = {
+    "uniform 8": (24.5, "8" * 52),
+    "size high": (21.3, "8888 888 888  8888 888 888 888  8888 888 888 888 888 888  8488 848 848"),
+    "size medium": (19.0, "8888 888 888  8888 888 888 888  8488 888 844 888 848 848  8488 844 844"),
+    "size low": (16.0, "8888 888 888  8888 888 888 888  8488 844 844 844 844 444  4484 444 844"),
+    "bops high": (22.0, "8888 888 848  8888 888 888 848  8488 888 844 848 848 848  8488 888 888"),
+    "bops medium": (18.7, "8888 888 848  8488 848 844 848  8488 844 844 844 844 848  8488 848 848"),
+    "bops low": (16.7, "8488 448 844  8488 444 444 844  8488 444 444 444 444 444  8488 844 844"),
+    "latency high": (22.3, "8888 888 848  8488 888 888 848  8488 888 848 888 848 848  8488 888 888"),
+    "latency medium": (18.5, "8888 888 844  8488 888 848 848  8488 444 844 844 844 844  8488 848 848"),
+    "latency low": (16.5, "8888 848 844  8488 444 444 844  4484 444 444 444 444 844  8488 844 844"),
+    "uniform 4": (13.1, "4" * 52),
+}
+"""The same of ResNet-50."""

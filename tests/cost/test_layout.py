@@ -76,10 +76,14 @@ def test_values_and_vectors_are_not_padded_to_tiles() -> None:
     assert code_bits(layout, bias, None) == 320
 
 
-def test_fractional_codes_take_whole_bits_where_each_has_a_place() -> None:
-    held, packed = Held("x", 30, 3, site="x"), Packed(80, 75, 0)  # 2.5 bits each, 25 a row
-    found = {pack: code_bits(Layout(weight_pack=pack), held, packed) for pack in ("bit", "row", "word", "container")}
-    assert found == {"bit": 80, "row": 3 * 32, "word": 96, "container": 30 * 4}
+def test_what_is_beyond_whole_bits_has_no_gaps() -> None:
+    """30 codes of 5 bits, and scales of 8 bits for every 10 that are worked out as the model runs."""
+    held, packed = Held("x", 30, 3, site="x", is_parameter=True), Packed(176, 174, 0)
+    packs = ("bit", "row", "word", "container", "tile")
+    found = {pack: code_bits(Layout(weight_pack=pack, tile=(2, 4)), held, packed) for pack in packs}
+    assert found == {"bit": 176, "row": 3 * 64, "word": 32 * 5 + 24, "container": 30 * 8 + 24, "tile": 4 * 12 * 5 + 24}
+    shared = Packed(16, 15, 0)
+    assert code_bits(Layout(weight_pack="container"), held, shared) == 24  # codes of two: half a bit each, by rows
 
 
 def test_nothing_takes_nothing() -> None:
