@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
+from operator import getitem, itemgetter
+from typing import Any
 
 import numpy as np
 
@@ -57,8 +60,8 @@ class Sum:
 
     def measure(self, assignment: Assignment) -> float:
         """The measure at any assignment, inside a space or not."""
-        units = sum(part.at(assignment) for part in self.parts)
-        return float(self._cost([]).measure(units))
+        units = self._remembered(assignment)
+        return float(-(-units // self.per)) if self.whole else float(units) / self.per
 
     def shares(self, assignment: Assignment) -> dict[str, float]:
         """What each part adds to the measure, in its unit, by name."""
@@ -100,3 +103,82 @@ class Sum:
 
     def _cost(self, rows: Sequence[Terms]) -> Cost:
         return Cost(tuple(rows), self.per, self.whole)
+
+    @cached_property
+    def _remembered(self) -> _Remembered:
+        return _Remembered(self.parts)
+
+
+class _Remembered:
+    """Whole units of a sum, each part looked up by which objects its formats are: to hash formats takes much longer.
+
+    A search makes one object per format and puts it into many assignments.
+    """
+
+    _MOST = 4096
+    """Objects that are remembered: assignments that were read from files have their own."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._sites = tuple(dict.fromkeys(site for part in parts for site in part.sites))
+        self._fixed = sum(part(()) for part in parts if not part.sites)
+        self._objects: dict[int, Format] = {}
+        """Keeps what is remembered alive, so that no other object can have its number."""
+        place = {site: i for i, site in enumerate(self._sites)}
+        arities = sorted({len(part.sites) for part in parts} - {0})
+        self._groups = [_Group([part for part in parts if len(part.sites) == n], place) for n in arities]
+
+    def __call__(self, assignment: Assignment) -> int:
+        at = assignment.at
+        formats = [at(site) for site in self._sites]
+        numbers = list(map(id, formats))
+        total = self._fixed
+        for group in self._groups:
+            try:
+                total += sum(map(getitem, group.known, group.keys(numbers)))
+            except KeyError:
+                self._keep(formats)
+                total += group.learn(formats)
+        return total
+
+    def _keep(self, formats: Sequence[Format]) -> None:
+        if len(self._objects) > self._MOST:
+            self._objects.clear()
+            for group in self._groups:
+                group.forget()
+        self._objects.update((id(fmt), fmt) for fmt in formats)
+
+
+class _Group:
+    """Parts that depend on equally many sites.
+
+    Args:
+        place: of each site among all formats.
+    """
+
+    def __init__(self, parts: Sequence[Part], place: Mapping[str, int]) -> None:
+        self._parts = parts
+        self._picks = [  # that of the first sites of all parts, of the second, ...; the 0 makes a tuple of a single one
+            itemgetter(*(place[part.sites[k]] for part in parts), 0) for k in range(len(parts[0].sites))
+        ]
+        self.known: list[dict[Any, int]] = [{} for _ in parts]
+        """Units of each part by the numbers of its formats."""
+
+    def keys(self, numbers: Sequence[int]) -> Iterable[Any]:
+        """What each part is known by, and more."""
+        return self._picks[0](numbers) if len(self._picks) == 1 else self._zipped(numbers)
+
+    def learn(self, formats: Sequence[Format]) -> int:
+        """The units of all parts, from now on known."""
+        total = 0
+        keys = self.keys(list(map(id, formats)))
+        for part, known, key, own in zip(self._parts, self.known, keys, self._zipped(formats), strict=False):
+            units = known[key] = part(own)
+            total += units
+        return total
+
+    def forget(self) -> None:
+        for known in self.known:
+            known.clear()
+
+    def _zipped(self, values: Sequence[Any]) -> Iterable[tuple[Any, ...]]:
+        return zip(*(pick(values) for pick in self._picks), strict=True)

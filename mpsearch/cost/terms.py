@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from mpsearch.cost.lookup import Lookup
-from mpsearch.cost.passes import Ints
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
