@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from mpsearch.core.format import FP32, Format
 from mpsearch.cost.accelerators.base import Accelerator, Run
+from mpsearch.cost.kernels import fused
 from mpsearch.cost.layout import stored_bits
 from mpsearch.cost.memory import PackedAt
 from mpsearch.cost.sums import Part, Sum
@@ -72,29 +72,3 @@ def run(
         sum(map(moved, operation.writes)),
         workload.samples,
     )
-
-
-def fused(accelerator: Accelerator, workload: Workload) -> list[Operation]:
-    """The kernels that the device runs: one operation, and what alone reads its result where the device fuses that."""
-    readers: dict[int, list[Operation]] = {}
-    for operation in workload.operations:
-        for access in operation.reads:
-            readers.setdefault(access.tensor, []).append(operation)
-    kernels: list[Operation] = []
-    made: dict[int, int] = {}  # tensor to the kernel that writes it
-    for operation in workload.operations:
-        ready = [made[a.tensor] for a in operation.reads if a.tensor in made and len(readers[a.tensor]) == 1]
-        ready = [k for k in ready if not kernels[k].more_writes and accelerator.fuses(kernels[k], operation)]
-        into = max(ready, default=None)
-        if into is None:
-            kernels.append(operation)
-            into = len(kernels) - 1
-        else:
-            producer = kernels[into]
-            inside = producer.write.tensor if producer.write else None
-            others = tuple(a for a in operation.reads if a.tensor != inside)
-            kernels[into] = replace(
-                producer, reads=producer.reads + others, write=operation.write, more_writes=operation.more_writes
-            )
-        made |= {access.tensor: into for access in operation.writes}
-    return kernels
