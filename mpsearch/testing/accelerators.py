@@ -81,8 +81,8 @@ class _Zoo:
             self.tensors.append(Held(f"{name}.weight", weights, rows, site=f"{name}.weight", is_parameter=is_parameter))
         write = Access(len(self.tensors), writes)
         self.tensors.append(Held(name, writes, site=name))
-        places = {"weight": 0, "value": 1} if weights else {}
-        made = Operation(name, kind, tuple(touched), write, macs, gemm=gemm, is_first=is_first, **places)
+        weight, value = (0, 1) if weights else (None, None)
+        made = Operation(name, kind, tuple(touched), write, macs, weight, value, gemm, is_first)
         self.operations.append(made)
 
 
