@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, product
+from itertools import product
 from math import ceil
 
 from mpsearch.core.format import FP32, Format
@@ -37,14 +37,23 @@ class _Asked:
     """Whether the kernel is faster than with this operand in float32."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Fate:
     """Widths that fare alike."""
 
-    widths: list[Width] = field(default_factory=list)
-    kernels: set[int] = field(default_factory=set)
-    kinds: set[Kind] = field(default_factory=set)
-    saves: bool = False
+    noun: str
+    runs: Width
+    beside: tuple[Width, ...]
+    kernels: frozenset[int]
+    kinds: frozenset[Kind]
+    saves: bool
+
+    def tail(self, kinds: frozenset[Kind]) -> str:
+        """In how many operations, of which kinds where it is not all of `kinds`, and whether it pays."""
+        count = len(self.kernels)
+        which = "" if self.kinds == kinds else f": {_listed(sorted(self.kinds))}"
+        gain = "faster only by the bytes that they save" if self.saves else "no faster"
+        return f"({count} operation{'s' * (count != 1)}{which}), {gain}."
 
 
 def promotions(accelerator: Accelerator, workload: Workload, space: Space) -> list[str]:
@@ -54,19 +63,14 @@ def promotions(accelerator: Accelerator, workload: Workload, space: Space) -> li
     """
     found = [asked for asked in _asked(accelerator, workload, space) if asked.width != FLOAT32]
     name = accelerator.card.name
-    kinds = {noun: {asked.kind for asked in found if asked.noun == noun} for noun in _OTHER}
+    kinds = {noun: frozenset(asked.kind for asked in found if asked.noun == noun) for noun in _OTHER}
     lines = []
-    for (noun, runs), fates in _fates(a for a in found if a.runs == a.alone != a.width).items():
-        for fate in fates.values():
-            lines.append(
-                f"{name} has no kernel for {_words(fate.widths)} {noun}: they run as {runs} {_tail(fate, kinds[noun])}"
-            )
-    for (noun, runs), fates in _fates(a for a in found if a.runs not in (a.alone, a.width)).items():
-        for beside, fate in fates.items():
-            other = f"{_words(beside)} {_OTHER[noun]}"
-            lines.append(
-                f"{name} runs {_words(fate.widths)} {noun} as {runs} beside {other} {_tail(fate, kinds[noun])}"
-            )
+    for fate, widths in _fates(a for a in found if a.runs == a.alone != a.width).items():
+        subject = f"{name} has no kernel for {_words(widths)} {fate.noun}"
+        lines.append(f"{subject}: they run as {fate.runs} {fate.tail(kinds[fate.noun])}")
+    for fate, widths in _fates(a for a in found if a.runs not in (a.alone, a.width)).items():
+        subject = f"{name} runs {_words(widths)} {fate.noun} as {fate.runs}"
+        lines.append(f"{subject} beside {_words(fate.beside)} {_OTHER[fate.noun]} {fate.tail(kinds[fate.noun])}")
     for noun in _OTHER:
         gaining = {asked.width for asked in found if asked.noun == noun and asked.gains}
         idle = {asked.width for asked in found if asked.noun == noun} - gaining
@@ -75,22 +79,23 @@ def promotions(accelerator: Accelerator, workload: Workload, space: Space) -> li
     return lines
 
 
-def _fates(found: Iterable[_Asked]) -> dict[tuple[str, Width], dict[tuple[Width, ...], _Fate]]:
-    """By noun and width that is run: by the widths beside it, what fares alike."""
-    each: dict[tuple[str, Width, Width], dict[Width, list[_Asked]]] = {}
+def _fates(found: Iterable[_Asked]) -> dict[_Fate, list[Width]]:
+    """What widths run as, where, beside which others and whether it pays; by that, the widths."""
+    each: dict[tuple[str, Width, Width], list[_Asked]] = {}
     for asked in found:
-        each.setdefault((asked.noun, asked.runs, asked.width), {}).setdefault(asked.beside, []).append(asked)
-    fates: dict[tuple[str, Width], dict[tuple[Width, ...], _Fate]] = {}
-    for (noun, runs, own), by_beside in sorted(
-        each.items(), key=lambda item: (item[0][0] != "weights", item[0][2].bits)
-    ):
-        beside = tuple(sorted(by_beside, key=_order))
-        fate = fates.setdefault((noun, runs), {}).setdefault(beside, _Fate())
-        fate.widths.append(own)
-        for asked in chain.from_iterable(by_beside.values()):
-            fate.kernels.add(asked.kernel)
-            fate.kinds.add(asked.kind)
-            fate.saves |= asked.saves
+        each.setdefault((asked.noun, asked.runs, asked.width), []).append(asked)
+    fates: dict[_Fate, list[Width]] = {}
+    for noun, runs, own in sorted(each, key=lambda key: (key[0] != "weights", *_order(key[2]))):
+        every = each[noun, runs, own]
+        fate = _Fate(
+            noun,
+            runs,
+            tuple(sorted({asked.beside for asked in every}, key=_order)),
+            frozenset(asked.kernel for asked in every),
+            frozenset(asked.kind for asked in every),
+            any(asked.saves for asked in every),
+        )
+        fates.setdefault(fate, []).append(own)
     return fates
 
 
@@ -171,11 +176,3 @@ def _listed(words: Iterable[str]) -> str:
     """`int2, int3 and int4`."""
     *most, last = words
     return f"{', '.join(most)} and {last}" if most else last
-
-
-def _tail(fate: _Fate, kinds: set[Kind]) -> str:
-    """In how many operations, of which kinds where it is not all of `kinds`, and whether it pays."""
-    count = len(fate.kernels)
-    which = "" if fate.kinds == kinds else f": {_listed(sorted(fate.kinds))}"
-    gain = "faster only by the bytes that they save" if fate.saves else "no faster"
-    return f"({count} operation{'s' * (count != 1)}{which}), {gain}."
