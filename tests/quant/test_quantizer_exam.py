@@ -1,10 +1,18 @@
 """Every registered quantizer sits the shipped exam."""
 
+import math
+from math import prod
+
 import pytest
+from torch import Tensor
 
 from mpsearch.core.site import Role
+from mpsearch.quant.block import BlockGrid
 from mpsearch.quant.floating import BrainFloat, Float
+from mpsearch.quant.grid import Grid, Quantizer
 from mpsearch.quant.integer import Integer
+from mpsearch.quant.microscaling import Microscaling
+from mpsearch.quant.nvfp import Nvfp
 from mpsearch.spec import registry
 from mpsearch.testing.quantizers import QuantizerExam
 
@@ -56,7 +64,36 @@ class TestSmallFloatGroups(QuantizerExam):
     pass
 
 
+class _BlockExam(QuantizerExam):
+    """Scales of blocks; those of values are made with them, so that they are code bits."""
+
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        assert isinstance(grid, BlockGrid)
+        rows, n = (1, x.numel()) if x.dim() < 2 else (len(x), x[0].numel())
+        if not role.is_parameter and x.dim() > 1:
+            rows, n = n, rows
+        blocks = rows * math.ceil(n / grid.block)
+        return super().code_bits(quantizer, text, role, grid, x) + (0 if role.is_parameter else 8 * blocks)
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        return prod(shape)  # at most
+
+
+@pytest.mark.parametrize("quantizer", [Microscaling()])
+@pytest.mark.parametrize("text", ["mx4", "mx4:max", "mx4:up", "mx6", "mx6:e3m2", "mx8", "mx8:e5m2", "mx8:int"])
+@pytest.mark.parametrize("role", BOTH)
+class TestMicroscaling(_BlockExam):
+    constant_error = 0.25
+
+
+@pytest.mark.parametrize("quantizer", [Nvfp()])
+@pytest.mark.parametrize("text", ["nvfp4", "nvfp4:max"])
+@pytest.mark.parametrize("role", BOTH)
+class TestNvfp(_BlockExam):
+    pass
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat}
+    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))
