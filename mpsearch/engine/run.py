@@ -36,7 +36,7 @@ from mpsearch.engine.stop import Stop
 from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.base import Problem
 from mpsearch.spec import registry
-from mpsearch.spec.load import load_saved, save_spec
+from mpsearch.spec.load import load_saved, refuse_edited_cards, save_spec
 from mpsearch.spec.schema import DriverSpec, Resolved, Spec
 
 Build = Callable[[Spec, Path | None], Problem]
@@ -94,10 +94,12 @@ def resume(
 ) -> RunResult:
     """Go on with the run in `folder`: evaluates nothing twice, and ends as if it had never been stopped.
 
-    Raises `BadInput` if there is no run, another process writes it, or its float weights are not the same any more.
+    Raises `BadInput` if there is no run, another process writes it, or its float weights or the cards of its
+    accelerators are not the same any more.
     """
     files = Folder(Path(folder))
     spec = load_saved(files.path)
+    refuse_edited_cards(spec)
     with RunLog(files.log, show_progress):
         problem = (build or _build_model)(spec, files.weights if files.weights.is_file() else None)
         recorded = spec.resolved.fingerprint if spec.resolved else ""

@@ -6,7 +6,6 @@ Nothing is guessed: what a card does not say, no measure is made of.
 
 from __future__ import annotations
 
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,8 +16,13 @@ from mpsearch.core.errors import BadInput
 from mpsearch.spec import registry
 from mpsearch.spec.check_card import check_card, hint
 from mpsearch.spec.explain import Faults, lines, model_in, validate
-from mpsearch.spec.schema import Part, Text
+from mpsearch.spec.schema import Part, Text, card_name
 from mpsearch.spec.source import read_file
+
+NEED_A_CARD = ("latency_s", "energy_j")
+"""Measures that only a device has."""
+MAY_HAVE_A_CARD = (*NEED_A_CARD, "memory_bytes", "activation_peak_bytes")
+"""Measures that a device may have its own of: of memory, by how tensors lie there."""
 
 Number = Annotated[StrictFloat, Field(ge=0)]
 Positive = Annotated[StrictFloat, Field(gt=0)]
@@ -115,11 +119,6 @@ class Card(Block):
         if self.status == "calibrated" and not self.calibration.n_anchors:
             found.append((("status",), "'calibrated' needs calibration.n_anchors: whole models that were measured."))
         return found
-
-
-def card_name(text: str | Path) -> str:
-    """The name of the card in a file, or that a goal names: without folder and `.yaml`."""
-    return re.sub(r"\.ya?ml$", "", Path(text).name)
 
 
 def load_card(path: Path) -> Any:

@@ -6,7 +6,7 @@ Each check takes one well-formed part of the spec and returns its faults, with t
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.spec import find, registry
+from mpsearch.spec.card import MAY_HAVE_A_CARD, NEED_A_CARD, load_card
 from mpsearch.spec.explain import Faults
-from mpsearch.spec.schema import DriverSpec, ObjectiveSpec, SiteRule
+from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, SiteRule, card_name
 from mpsearch.spec.source import Where
 
 
@@ -53,6 +54,56 @@ def check_start(start: Mapping[str, str]) -> Faults:
     """Every format exists for some role. Whether the sites allow it is seen when the space is known."""
     found = (((glob,), _format_fault(Format.parse(text), None)) for glob, text in start.items())
     return [(where, message) for where, message in found if message]
+
+
+def check_goal(goal: GoalSpec, beside: Path) -> Faults:
+    """The card of the goal's accelerator exists, is valid, and can give the measure; no goal lacks one or has one idly.
+
+    Args:
+        beside: folder that the path of a card starts from: that of the space file.
+    """
+    name, _, device = goal.name.partition("@")
+    if device and name in MAY_HAVE_A_CARD:
+        return [(("name",), f"{goal.name!r} is written {{name: {name}, accelerator: {device}}}.")]
+    if goal.accelerator is None:
+        if name not in NEED_A_CARD:
+            return []
+        cards = ", ".join(find.card_names())
+        message = f"{name} is of a device: name its card, for example accelerator: nvidia-t4. Shipped are {cards}"
+        return [(("name",), f"{message}; see mpsearch list accelerators, and docs/accelerators.md for one of yours.")]
+    if name not in MAY_HAVE_A_CARD:
+        return [(("accelerator",), f"{goal.name!r} takes no accelerator.{nearest(name, MAY_HAVE_A_CARD)}")]
+    try:
+        refused = load_card(find.find_card(goal.accelerator, beside)).refuses(name)
+    except BadInput as error:
+        return [(("accelerator",), message) for message in error.errors]
+    if refused is None:
+        return []
+    able = [card for card in find.card_names() if load_card(find.cards() / f"{card}.yaml").refuses(name) is None]
+    message = f"{card_name(goal.accelerator)} cannot give {name}: {refused}. Shipped cards that can: {', '.join(able)}."
+    return [(("accelerator",), message)]
+
+
+def check_cards(texts: Sequence[str | None], beside: Path) -> Faults:
+    """No two goals name different cards of one name.
+
+    Args:
+        texts: the accelerator of each goal, None where it has none.
+    """
+    faults: Faults = []
+    known: dict[str, Path] = {}
+    for i, text in enumerate(texts):
+        try:
+            path = None if text is None else find.find_card(text, beside)
+        except BadInput:
+            continue  # told by `check_goal`
+        if text is None or path is None:
+            continue
+        before = known.setdefault(card_name(text), path)
+        if before.resolve() != path.resolve():
+            message = f"{path} and {before} are both called {card_name(text)!r}; rename one, with the name in it."
+            faults.append(((i, "accelerator"), message))
+    return faults
 
 
 def _format_fault(fmt: Format, roles: tuple[Role, ...] | None) -> str | None:

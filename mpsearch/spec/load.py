@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from mpsearch.core.errors import BadInput
 from mpsearch.spec import check, find
 from mpsearch.spec.explain import Faults, lines, validate
-from mpsearch.spec.schema import DriverSpec, ObjectiveSpec, Resolved, SiteRule, Spec, StartTexts
+from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, Resolved, SiteRule, Spec, StartTexts, card_name
 from mpsearch.spec.source import Override, Where, apply, dump, read_file
 
 SPEC_FILE = "spec.yaml"
@@ -93,6 +93,12 @@ def _check_names(data: dict[str, Any], beside: Path) -> Faults:
         ("objective",),
         partial(check.check_objective, beside=beside),
     )
+    goals = _items(data.get("goals"))
+    for i, goal in enumerate(goals):
+        part(GoalSpec, _named(goal), ("goals", i), partial(check.check_goal, beside=beside))
+    texts = [goal.get("accelerator") if isinstance(goal, dict) else None for goal in goals]
+    cards = check.check_cards([text if isinstance(text, str) else None for text in texts], beside)
+    faults.extend((("goals", *where), message) for where, message in cards)
     for i, rule in enumerate(_items(data.get("sites"))):
         part(SiteRule, rule, ("sites", i), check.check_rule)
     for i, start in enumerate(_items(data.get("start"))):
@@ -103,6 +109,11 @@ def _check_names(data: dict[str, Any], beside: Path) -> Faults:
 def _call(value: object) -> object:
     """Only what makes the object, so that a bad budget does not hide a misspelt driver."""
     return {k: v for k, v in value.items() if k in ("use", "options")} if isinstance(value, dict) else value
+
+
+def _named(value: object) -> object:
+    """Only what a goal is of, so that a bad limit does not hide a bad card."""
+    return {k: v for k, v in value.items() if k in ("name", "accelerator")} if isinstance(value, dict) else value
 
 
 def _items(value: object) -> list[Any]:
@@ -117,4 +128,25 @@ def _resolve(spec: Spec, path: Path, sha256: str) -> Resolved:
         objective_file=str(objective),
         objective_class=find.load_objective_class(objective, class_name).__name__,
         objective_sha256=hashlib.sha256(objective.read_bytes()).hexdigest(),
+        cards=_cards(spec, path.parent),
     )
+
+
+def refuse_edited_cards(spec: Spec) -> None:
+    """Raise `BadInput` where the card of an accelerator is not what it was when the run began.
+
+    What was evaluated has costs by the old card: with others beside them nothing could be compared.
+    """
+    resolved = spec.resolved
+    if resolved is None or not resolved.cards:
+        return
+    now = _cards(spec, Path(resolved.space_file).parent)
+    edited = [name for name, sha256 in resolved.cards.items() if now.get(name) != sha256]
+    if edited:
+        names = ", ".join(edited)
+        raise BadInput(f"the card of {names} is not the one that the run began with; bring it back, or start a new run.")
+
+
+def _cards(spec: Spec, beside: Path) -> dict[str, str]:
+    texts = [goal.accelerator for goal in spec.goals if goal.accelerator is not None]
+    return {card_name(t): hashlib.sha256(find.find_card(t, beside).read_bytes()).hexdigest() for t in texts}

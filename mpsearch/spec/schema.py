@@ -44,6 +44,11 @@ def parse_time_s(text: str) -> float:
     return float(match["number"]) * _UNIT_S[match["unit"]]
 
 
+def card_name(text: str | Path) -> str:
+    """The name of the card in a file, or that a goal names: without folder and `.yaml`."""
+    return re.sub(r"\.ya?ml$", "", Path(text).name)
+
+
 def _is_time(text: str) -> str:
     parse_time_s(text)
     return text
@@ -149,7 +154,7 @@ class GoalSpec(Part):
     @property
     def measure(self) -> str:
         """Name of the measure: `latency_s@nvidia-t4` for one of an accelerator."""
-        return self.name if self.accelerator is None else f"{self.name}@{Path(self.accelerator).stem}"
+        return self.name if self.accelerator is None else f"{self.name}@{card_name(self.accelerator)}"
 
     def goal(self) -> Goal:
         """The noun that the search works with."""
@@ -235,6 +240,8 @@ class Resolved(Part):
     versions: dict[str, str] = {}
     limits: tuple[str, ...] = ()
     """What this way of running the model cannot do; empty for the exported graph."""
+    cards: dict[str, str] = {}
+    """SHA-256 of the card of each accelerator that a goal names, by the card's name."""
 
 
 class Spec(Part):
@@ -280,9 +287,14 @@ class Spec(Part):
 
     @property
     def sha256(self) -> str:
-        """Digest of what decides the outcome: all but tracking and paths, and the objective's code."""
+        """Digest of what decides the outcome: all but tracking and paths, with the objective's code and the cards."""
         data = self.model_dump(mode="json", by_alias=True, exclude={"tracking", "resolved", "data_root"})
         data["objective_sha256"] = self.resolved.objective_sha256 if self.resolved else ""
+        for goal in data["goals"]:
+            if goal["accelerator"] is None:
+                del goal["accelerator"]  # as before there were any
+        if self.resolved and self.resolved.cards:
+            data["cards"] = self.resolved.cards
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 

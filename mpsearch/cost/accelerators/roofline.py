@@ -20,9 +20,9 @@ class Roofline(Accelerator):
     """launch + max(MACs / (peak * efficiency), bytes / bandwidth) + unpacking + conversions, in seconds.
 
     * The pair of widths is the fastest legal one that holds both operands; a tie goes to the narrower.
-    * An operand that runs as a wider float than it is stored (int8 in a float kernel) is moved as that float: it was
-      widened ahead of the kernel. Weights are read as stored where the card knows what taking them apart costs
-      (`weight_only`), and pay for it.
+    * An operand that runs as a wider number than asked is moved as wide as it runs: it was widened ahead of the kernel,
+      so that a width without a kernel gains nothing. Weights are read as stored where the card knows what taking them
+      apart costs (`weight_only`), and pay for it.
     * The bandwidth is that of the innermost level that holds all that the kernel moves and whose bandwidth is known.
     * What multiplies nothing is bound by its bytes; its efficiency is a fraction of the bandwidth.
     * What a card does not say (`launch_s`, an efficiency) counts as free, so that the time is a lower bound.
@@ -62,7 +62,7 @@ class Roofline(Accelerator):
         """Bits that a kernel moves: operands as it reads them, all else as it is stored."""
         moved = list(run.read_bits)
         for place, asked, runs in self._operands(run):
-            if runs.is_float and runs != asked and (place != run.operation.weight or self._unpack_s(run) is None):
+            if runs != asked and (place != run.operation.weight or self._unpack_s(run) is None):
                 moved[place] = max(moved[place], run.operation.reads[place].elements * runs.bits)
         return sum(moved) + run.write_bits
 
