@@ -10,7 +10,8 @@ from torch import fx
 from mpsearch.core.site import Role, Site
 from mpsearch.cost.memory import Parameter, Value
 from mpsearch.graph.export import Lowered, module_path
-from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, RESHAPES, UNARY, WEIGHTED, aten, is_call, is_float, is_slice, root
+from mpsearch.graph.holders import holders, numel
+from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, WEIGHTED, aten, is_call, is_float, root
 from mpsearch.graph.sites import Discovery, live_nodes
 
 ELEMENTWISE = {
@@ -83,39 +84,26 @@ def _bias_gained(lowered: Lowered) -> dict[str, int]:
 def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tuple[Value, ...]:
     """Every floating-point value that depends on the input, held from the step that makes it to its last reader.
 
-    A reshape or slice is the tensor it was taken from, and an activation function overwrites what it alone reads, as
-    runtimes do: both add nothing. What else could be made in place says so (`Value.overwrites`).
+    What lies in the tensor of another one adds nothing (`mpsearch.graph.holders`). What else could be made in place
+    says so (`Value.overwrites`).
     """
     nodes = list(lowered.graph.nodes)
-    live = live_nodes(nodes)
+    names = set(active)
     order = {node: i for i, node in enumerate(nodes)}
-    sited = {f.node: f.site for f in discovery.found if f.part is None}
-    holder: dict[fx.Node, fx.Node] = {}
-    born: dict[fx.Node, int] = {}
-    shared: dict[fx.Node, int] = {}
-    for node in nodes:
-        if node not in live or node.op == "output":
-            continue
-        source = _alias_of(node)
-        whole = holder.get(source) if source is not None else None
-        holder[node], born[node] = node, order[node]
-        if whole is not None and not (is_slice(node) and node in sited):
-            holder[node] = whole
-        elif whole is not None and whole not in sited:  # one of several slices with a format each, of one tensor
-            born[node] = born[whole]
-            shared[whole] = shared.get(whole, 0) + _elements(node)
+    held_by = holders(nodes, live_nodes(nodes), discovery, names)
+    holder = held_by.of
+    born = dict(order) | {part: order[whole] for whole, parts in held_by.slices.items() for part in parts}
     dies = {node: order[node] for node in nodes}
     for node in nodes:
         for source in node.all_input_nodes:
             if source in holder:
                 dies[holder[source]] = max(dies[holder[source]], order[node])
-    sites = {holder[node]: site for node, site in sited.items() if node in holder}
-    left = {node: _elements(node) - shared.get(node, 0) for node in dict.fromkeys(holder.values())}
+    left = {node: held_by.elements(node) for node in dict.fromkeys(holder.values()) if is_float(node)}
     held = [node for node, elements in left.items() if elements > 0]
     over = _made_over(held, holder, order, dies, left)
     found = []
     for node in held:
-        site = sites.get(node)
+        site = held_by.site.get(node)
         found.append(
             Value(
                 site.name if site else module_path(node) or node.name,
@@ -131,7 +119,7 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
             )
         )
     counted = {value.site for value in found}
-    return tuple(found) + _only_with_a_choice(discovery, set(active) - counted, order)
+    return tuple(found) + _only_with_a_choice(discovery, names - counted, order)
 
 
 def value_rows(site: Site) -> int:
@@ -147,15 +135,6 @@ def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.N
             name, at = f.site.name, order[f.node]
             found.append(Value(name, math.prod(f.site.shape), value_rows(f.site), site=name, born=at, dies=at))
     return tuple(found)
-
-
-def _alias_of(node: fx.Node) -> fx.Node | None:
-    if is_call(node, RESHAPES) or is_slice(node):
-        source = node.args[0]
-        return source if isinstance(source, fx.Node) else None
-    if is_call(node, UNARY) and len(node.args[0].users) == 1 and node.args[0].meta["shape"] == node.meta["shape"]:
-        return node.args[0]
-    return None
 
 
 def _made_over(
@@ -181,7 +160,7 @@ def _made_over(
             over = holder.get(operand)
             if over not in place or over.op == "placeholder" or dies[over] != order[node]:
                 continue
-            if left[over] == _elements(over) == _elements(operand) >= _elements(node):
+            if left[over] == numel(over) == numel(operand) >= numel(node):
                 found[node] = place[over]
     return found
 
@@ -192,8 +171,3 @@ def _is_depthwise(node: fx.Node) -> bool:
         return False
     groups = node.args[6] if len(node.args) > 6 else node.kwargs.get("groups", 1)
     return bool(groups > 1 and node.args[0].meta["shape"][1] == groups == node.meta["shape"][1])
-
-
-def _elements(node: fx.Node) -> int:
-    """Numbers of a floating-point value; 0 for anything else."""
-    return math.prod(node.meta["shape"]) if is_float(node) else 0
