@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -159,12 +159,15 @@ def compare(
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spaces, drivers, quantizers or objectives.")],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="spaces, drivers, quantizers, objectives, accelerators.")],
     as_json: JsonOption = False,
 ) -> None:
-    """List what can be named: spaces, drivers, quantizers or objectives."""
+    """List what can be named: spaces, drivers, quantizers, objectives or accelerators."""
     from mpsearch.spec import find, registry
 
+    if kind == "accelerators":
+        _accelerators(as_json)
+        return
     kinds = {
         "spaces": lambda: find.names("search_spaces"),
         "objectives": lambda: find.names("objectives"),
@@ -172,7 +175,7 @@ def list_(
         "quantizers": lambda: registry.names("quantizers"),
     }
     if kind not in kinds:
-        raise BadInput(f"unknown kind {kind!r}.{nearest(kind, kinds)}")
+        raise BadInput(f"unknown kind {kind!r}.{nearest(kind, [*kinds, 'accelerators'])}")
     found = kinds[kind]()
     if as_json:
         print_json({kind: found})
@@ -180,6 +183,35 @@ def list_(
     width = max(map(len, found), default=0)
     for name in found:
         print(f"{name:{width}}  {_about(kind, name)}".rstrip())
+
+
+def _accelerators(as_json: bool) -> None:
+    """Shipped cards, and those in folders of MPSEARCH_PATH: kind, status, the measures they give, what to know."""
+    from rich.table import Table
+
+    from mpsearch.spec import find
+    from mpsearch.spec.card import MAY_HAVE_A_CARD, load_card
+
+    rows = []
+    for name in sorted({*find.card_names(), *find.own_cards()}):
+        row: dict[str, Any] = {"name": name, "kind": None, "status": "faulty", "measures": []}
+        try:
+            device = load_card(find.find_card(name, Path()))
+            given = [measure for measure in MAY_HAVE_A_CARD if device.refuses(measure) is None]
+            row |= {"kind": device.card.kind, "status": device.card.status, "measures": given, "note": device.card.note}
+        except BadInput as error:
+            row["note"] = error.errors[0]
+        rows.append(row)
+    if as_json:
+        print_json({"accelerators": rows})
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("name", "kind", "status", "measures", "note"):
+        table.add_column(head, no_wrap=head != "note", overflow="fold")
+    for row in rows:
+        first = (row["note"] or "").partition(". ")[0].rstrip(".")
+        table.add_row(row["name"], row["kind"] or "", row["status"], " ".join(row["measures"]), first)
+    console().print(table)
 
 
 def _about(kind: str, name: str) -> str:

@@ -75,6 +75,12 @@ def card_names() -> list[str]:
     return sorted(path.stem for path in cards().glob("*.yaml"))
 
 
+def own_cards() -> list[str]:
+    """Names of the cards in folders of MPSEARCH_PATH; other YAML files there are spaces."""
+    files = sorted(path for folder in _search_path() for path in folder.glob("*.yaml"))
+    return [path.stem for path in files if b"mpsearch.accelerator/" in path.read_bytes()]
+
+
 def find_card(text: str, beside: Path) -> Path:
     """The card that `text` names: a file relative to `beside`, one in a folder of MPSEARCH_PATH, or a shipped one.
 
@@ -95,8 +101,7 @@ def find_card(text: str, beside: Path) -> Path:
         if path.is_file():
             return path.absolute()  # not resolved: a link is called what its user calls it
     looked = ", ".join(map(str, tried))
-    own = [path.stem for folder in _search_path() for path in folder.glob("*.yaml")]
-    hint = nearest(Path(text).name.removesuffix(".yaml"), [*card_names(), *own])
+    hint = nearest(Path(text).name.removesuffix(".yaml"), [*card_names(), *own_cards()])
     raise BadInput(f"no card {text!r}; tried {looked}.{hint} See mpsearch list accelerators.")
 
 

@@ -144,7 +144,7 @@ def refuse_edited_cards(spec: Spec) -> None:
     edited = [name for name, sha256 in resolved.cards.items() if now.get(name) != sha256]
     if edited:
         names = ", ".join(edited)
-        raise BadInput(f"the card of {names} is not the one that the run began with; bring it back, or start a new run.")
+        raise BadInput(f"the card of {names} is not that of the run any more; bring it back, or start a new run.")
 
 
 def _cards(spec: Spec, beside: Path) -> dict[str, str]:
