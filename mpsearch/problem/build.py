@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
-from mpsearch.cost.memory import Memory
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.export import Example, ExportError, export
 from mpsearch.graph.fold import fold_batch_norm
@@ -24,11 +23,13 @@ from mpsearch.graph.hooks import LIMITS, HookRunner
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.measure import measure
 from mpsearch.graph.memo import keep_freed_memory
+from mpsearch.graph.operations import operations
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout, pad
 from mpsearch.graph.sites import discover
 from mpsearch.graph.sparse import with_edges
 from mpsearch.graph.workload import parameters, values
+from mpsearch.problem.costs import graph_costs, hooked_costs
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
 from mpsearch.problem.rules import build_space
@@ -82,9 +83,9 @@ def assemble(
             _guard("model, given the first batch of validation,", lambda: model(*first.args, **first.kwargs))
         hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
         space = build_space(spec, hooks.sites, ())
-        memory = Memory(hooks.parameters(), hooks.values(), hooks.packed, knows_lifetimes=False)
+        costs = hooked_costs(spec, hooks.parameters(), hooks.values(), hooks.packed, str(error))
         limits = (f"{error} Falling back to module hooks.", *LIMITS)
-        return ModelProblem(objective, hooks, space, hooks.sites, memory, batches, state, limits)
+        return ModelProblem(objective, hooks, space, hooks.sites, costs, batches, state, limits)
     fold_batch_norm(lowered)
     first = examples["validation"][0]
     flat = {split: [_leaves(example, first) for example in found] for split, found in examples.items()}
@@ -102,6 +103,7 @@ def assemble(
     mode = spec.quantization.bias_correction
     stored = parameters(lowered, discovery, active, corrects=mode != "none")
     made = values(lowered, discovery, active)
+    workload = operations(lowered, discovery, active, batches["validation"][0].n)
 
     program = compile_program(lowered, discovery, active)
     program.tensors = {name: layout(tensor, device) for name, tensor in program.tensors.items()}
@@ -119,8 +121,8 @@ def assemble(
     grids.calibrate(interpreter, calibration, wanted)
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
     runner = GraphRunner(interpreter, correction, streams, rows)
-    memory = Memory(stored, made, grids.packed)
-    return ModelProblem(objective, runner, space, discovery.sites, memory, batches, state)
+    costs = graph_costs(spec, space, workload, stored, made, grids.packed)
+    return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state)
 
 
 def prepare_machine(spec: Spec) -> torch.device:

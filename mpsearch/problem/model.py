@@ -22,7 +22,6 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
-from mpsearch.cost.memory import Memory
 from mpsearch.cost.model import CostModel
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
@@ -47,8 +46,7 @@ class ModelProblem(Problem):
         runner: runs the model at an assignment.
         space: the choices.
         sites: every site, those without a choice too.
-        memory: the memory model.
-        cost_model: measures beside those of memory.
+        cost_model: every measure that follows from an assignment by arithmetic.
         batches: by split: `validation` and `test`.
         weights: float weights by name, for the fingerprint and for keeping.
         limits: what this way of running the model cannot do, one sentence each; empty for the exported graph.
@@ -60,20 +58,18 @@ class ModelProblem(Problem):
         runner: Runner,
         space: Space,
         sites: Sequence[Site],
-        memory: Memory,
+        cost_model: CostModel,
         batches: Mapping[str, Sequence[Batch]],
         weights: Mapping[str, Tensor],
         limits: Sequence[str] = (),
-        cost_model: CostModel | None = None,
     ) -> None:
         self.objective = objective
         self.runner = runner
         self.space = space
         self.sites = tuple(sites)
-        self.memory = memory
+        self.cost_model = cost_model
+        self.status, self.notes = cost_model.status, cost_model.notes
         self.limits = tuple(limits)
-        self.cost_model = cost_model or CostModel({})
-        self.status, self.notes = self.cost_model.status, self.cost_model.notes
         self.threads = torch.get_num_threads()
         self.keeps_weights = objective.trains
         self.fingerprint = fingerprint(weights)
@@ -98,10 +94,10 @@ class ModelProblem(Problem):
         self.runner.forget()
 
     def costs(self, assignment: Assignment) -> dict[str, float]:
-        return {**self.memory.measures(assignment), **self.cost_model.at(assignment)}
+        return self.cost_model.at(assignment)
 
     def cost(self, name: str) -> Cost | None:
-        return self.memory.cost(name, self.space) or self.cost_model.cost(name, self.space)
+        return self.cost_model.cost(name, self.space)
 
     def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
         return self.cost_model.shares(name, assignment)

@@ -1,0 +1,91 @@
+"""The cost model of a spec: measures of memory, of operations, and of each accelerator that a goal names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpsearch.core.errors import BadInput
+from mpsearch.core.space import Space
+from mpsearch.cost.accelerators.base import Accelerator
+from mpsearch.cost.accelerators.load import load_accelerator
+from mpsearch.cost.device import energy, latency
+from mpsearch.cost.layout import device_memory, device_peak
+from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_measures
+from mpsearch.cost.model import CostModel, Measure
+from mpsearch.cost.operations import operation_measures
+from mpsearch.cost.promotions import promotions
+from mpsearch.cost.promotions import promotions
+from mpsearch.cost.workload import Workload
+from mpsearch.spec.find import find_card
+from mpsearch.spec.schema import GoalSpec, Spec
+
+
+def accelerators(spec: Spec) -> dict[str, Accelerator]:
+    """The accelerators that goals of `spec` name, by the text that names them. Raises `BadInput` on faulty cards."""
+    resolved = spec.resolved
+    beside = Path(resolved.space_file).parent if resolved is not None and resolved.space_file else Path.cwd()
+    texts = dict.fromkeys(goal.accelerator for goal in spec.goals if goal.accelerator is not None)
+    return {text: load_accelerator(find_card(text, beside)) for text in texts}
+
+
+def graph_costs(
+    spec: Spec,
+    space: Space,
+    workload: Workload,
+    parameters: Sequence[Parameter],
+    values: Sequence[Value],
+    packed: PackedAt,
+) -> CostModel:
+    """Every measure that follows from an assignment by arithmetic, for a model whose graph is known.
+
+    Raises `BadInput` where a card does not fit the model.
+    """
+    measures = {**memory_measures(parameters, values, packed), **operation_measures(workload)}
+    status, notes = {}, []
+    devices = accelerators(spec)
+    for goal in spec.goals:
+        if goal.accelerator is not None:
+            device = devices[goal.accelerator]
+            measures[goal.measure] = _measure(goal, device, workload, parameters, values, packed)
+            status[goal.measure] = device.card.status
+    for device in devices.values():
+        notes += promotions(device, workload, space)
+    return CostModel(measures, status, tuple(notes))
+
+
+def hooked_costs(
+    spec: Spec, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt, why: str
+) -> CostModel:
+    """The measures that are known of a model that runs by module hooks: memory alone.
+
+    Args:
+        why: the model cannot be exported.
+
+    Raises `BadInput` where a goal names an accelerator.
+    """
+    named = [f"goals: {goal.name} on {goal.accelerator}" for goal in spec.goals if goal.accelerator is not None]
+    if named:
+        raise BadInput(f"{', '.join(named)}: it is computed from the exported graph, and there is none. {why}")
+    return CostModel(memory_measures(parameters, values, packed, knows_lifetimes=False))
+
+
+def _measure(
+    goal: GoalSpec,
+    device: Accelerator,
+    workload: Workload,
+    parameters: Sequence[Parameter],
+    values: Sequence[Value],
+    packed: PackedAt,
+) -> Measure:
+    card = device.card
+    match goal.name:
+        case "latency_s":
+            return latency(device, workload, packed)
+        case "energy_j":
+            return energy(device, workload, packed)
+        case "memory_bytes":
+            return device_memory(card.layout, parameters, values, packed)
+        case "activation_peak_bytes":
+            return device_peak(card.layout, card.inplace, values, packed)
+    raise BadInput(f"goals: {goal.name} has no accelerator; leave out accelerator: {goal.accelerator}.")
