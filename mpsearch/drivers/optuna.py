@@ -89,7 +89,7 @@ class Optuna(AskTell):
 
     def ask(self, n: int) -> list[Assignment]:
         self._pending: list[Trial] = []
-        asked = []
+        asked: list[Assignment] = []
         refused = 0
         while len(asked) < n:
             trial = self._study.ask(self._options)

@@ -15,7 +15,6 @@ from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_measures
 from mpsearch.cost.model import CostModel, Measure
 from mpsearch.cost.operations import operation_measures
 from mpsearch.cost.promotions import promotions
-from mpsearch.cost.promotions import promotions
 from mpsearch.cost.workload import Workload
 from mpsearch.spec.find import find_card
 from mpsearch.spec.schema import GoalSpec, Spec
