@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -34,6 +35,9 @@ _SCALING = {
     aten.masked_fill.Tensor,
     aten.where.self,
 }
+
+_HIDDEN = -1e4
+"""Masks that are added hide with less than this: -inf, or the lowest number of a floating-point type."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,35 @@ def unscaled(node: fx.Node) -> fx.Node:
 def own_value(node: fx.Node) -> fx.Node:
     """The value of one of q, k, v when all three are slices of one tensor: before reshapes, after the slice."""
     return unreshaped(node)
+
+
+def owners(block: Block) -> dict[str, fx.Node]:
+    """The values of query, key and value that a site sits on: their roots, or slices of one packed projection."""
+    operands = {"q": block.query, "k": block.key, "v": block.value}
+    whole = {name: root(node) for name, node in operands.items()}
+    return whole if len(set(whole.values())) == 3 else {name: own_value(node) for name, node in operands.items()}
+
+
+def is_causal(node: fx.Node, arguments: Sequence[Any], keywords: Mapping[str, Any], result: Tensor) -> bool:
+    """Whether no query of an attention sees a key after it, on this batch. A single token tells nothing.
+
+    Args:
+        node: a fused attention, or the softmax of one that is written out, called with the rest.
+        result: what it gave.
+    """
+    if not is_call(node, ATTENTION):
+        hidden = result == 0
+    else:
+        given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), arguments, strict=False))
+        given |= keywords
+        mask = given.get("attn_mask")
+        if mask is None:
+            return bool(given.get("is_causal", False))
+        hidden = ~mask if mask.dtype == torch.bool else mask < _HIDDEN
+    if hidden.ndim < 2 or hidden.shape[-1] != hidden.shape[-2] or hidden.shape[-1] < 2:
+        return False
+    later = torch.ones(hidden.shape[-2:], dtype=torch.bool, device=hidden.device).triu(1)
+    return bool(hidden[..., later].all()) and not bool(hidden.all())
 
 
 def projection(node: fx.Node, live: set[fx.Node]) -> fx.Node | None:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from mpsearch.graph import attention
 from mpsearch.graph.export import Lowered
-from mpsearch.graph.ops import ATTENTION, is_call
+from mpsearch.graph.ops import ATTENTION, SOFTMAX, is_call
 from mpsearch.graph.products import macs
 
 
@@ -18,7 +18,7 @@ from mpsearch.graph.products import macs
 def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
     """Run the graph on flat `inputs` and write `shape` and `macs` into each node's meta. Returns the flat outputs.
 
-    A sparse matrix has `nnz` too, how many numbers it holds.
+    A sparse matrix has `nnz` too, how many numbers it holds; an attention `is_causal`.
     """
     values: dict[fx.Node, Any] = {}
     readers = {node: len(node.users) for node in lowered.graph.nodes}
@@ -36,6 +36,8 @@ def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
             result = node.target(*arguments, **keywords)
             if is_call(node, ATTENTION):
                 node.meta["shapes"] = attention.part_shapes(arguments)
+            if is_call(node, ATTENTION | SOFTMAX):
+                node.meta["is_causal"] = attention.is_causal(node, arguments, keywords, result)
         values[node] = result
         node.meta["shape"] = tuple(result.shape) if isinstance(result, Tensor) else ()
         if isinstance(result, Tensor) and result.layout in (torch.sparse_coo, torch.sparse_csr):

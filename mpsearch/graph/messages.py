@@ -30,7 +30,7 @@ class Part:
 def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
     """Attention, messages, features and aggregates, in that order of precedence; empty for what is no GNN."""
     nodes = list(nodes)
-    gathers = [n for n in nodes if _is_gather(n) and n.args[0] in live]
+    gathers = [n for n in nodes if is_gather(n) and n.args[0] in live]
     scatters = [n for n in nodes if is_call(n, SCATTERS) and scattered(n) in live and not _in_softmax(n)]
     if not gathers or not scatters:
         return []
@@ -52,7 +52,7 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
                     parts.append(Part(factor, Role.ATTENTION, module))
             else:
                 parts.append(Part(factor, Role.MESSAGE, module))
-    rows = {g.args[0].meta["shape"][_gather_axis(g)] for g in gathers}
+    rows = {g.args[0].meta["shape"][gather_axis(g)] for g in gathers}
     parts += _features(nodes, live, gathers, rows, layers, set(aggregates))
     parts += [Part(node, Role.AGGREGATE, layer) for node, layer in aggregates.items()]
     order = [Role.ATTENTION, Role.MESSAGE, Role.FEATURE, Role.AGGREGATE]
@@ -64,24 +64,31 @@ def scattered(node: fx.Node) -> fx.Node:
     return node.args[2] if is_call(node, {aten.index_put.default}) else node.args[3]
 
 
-def _is_gather(node: fx.Node) -> bool:
-    if not is_call(node, GATHERS) or not is_float(node):
-        return False
+def is_gather(node: fx.Node) -> bool:
+    """Whether rows of a floating-point value are looked up by one list of indices."""
+    return is_float(node) and gather_index(node) is not None
+
+
+def gather_index(node: fx.Node) -> fx.Node | None:
+    """The one list of indices that a gather looks up; None for any other node."""
     if is_call(node, {aten.index.Tensor}):
         indices = [i for i in node.args[1] if i is not None]
-        return len(indices) == 1 and _is_index(indices[0])
-    return is_call(node, {aten.index_select.default}) and _is_index(node.args[2])
+        found = indices[0] if len(indices) == 1 else None
+    else:
+        found = node.args[2] if is_call(node, {aten.index_select.default}) else None
+    return found if _is_index(found) else None
+
+
+def gather_axis(node: fx.Node) -> int:
+    """The axis along which a gather looks up."""
+    if is_call(node, {aten.index.Tensor}):
+        return next(i for i, index in enumerate(node.args[1]) if index is not None)
+    return int(node.args[1])
 
 
 def _is_index(node: object) -> bool:
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return isinstance(value, Tensor) and value.ndim == 1 and value.dtype in (torch.int64, torch.int32)
-
-
-def _gather_axis(node: fx.Node) -> int:
-    if is_call(node, {aten.index.Tensor}):
-        return next(i for i, index in enumerate(node.args[1]) if index is not None)
-    return int(node.args[1])
 
 
 def _in_softmax(scatter: fx.Node) -> bool:

@@ -132,19 +132,16 @@ class _Discoverer:
 
     def _attention(self) -> None:
         for block in attention.find(self.nodes, self.live):
-            parts = {"q": block.query, "k": block.key, "v": block.value}
-            whole = {name: root(node) for name, node in parts.items()}
-            if len(set(whole.values())) < 3:  # one packed projection: keep q, k and v apart, at their own slices
-                whole = {name: attention.own_value(node) for name, node in parts.items()}
             tied = [
                 self._add(node, f"{block.name}:{name}", Role.ACTIVATION, -1)
-                for name, node in whole.items()
+                for name, node in attention.owners(block).items()
                 if node in self.live and is_float(node)
             ]
             tied = list(dict.fromkeys(tied))
             if len(tied) > 1:
                 self.ties.append(("qkv", tuple(tied)))
-            projections = [attention.projection(node, self.live) for node in parts.values()]
+            operands = (block.query, block.key, block.value)
+            projections = [attention.projection(node, self.live) for node in operands]
             weights = list(dict.fromkeys(self.found[p, None][1].name for p in projections if (p, None) in self.found))
             if len(weights) > 1:
                 self.ties.append(("qkv", tuple(weights)))

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Site
-from mpsearch.cost.memory import Memory
+from mpsearch.cost.memory import Parameter, Value, memory_measures
+from mpsearch.cost.model import CostModel
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.export import Example, Lowered, export
 from mpsearch.graph.fold import fold_batch_norm
@@ -36,7 +37,8 @@ class Rig:
     Args:
         lowered: its graph, sites inserted.
         discovery: every site; `program.sites` are the active ones.
-        memory: the memory model, bias correction counted.
+        parameters, values: what it stores and holds, bias correction counted.
+        memory: the measures of both.
         flat: inputs per batch.
         replay: flat outputs of the graph on the first batch before sites were inserted, and the model's own.
     """
@@ -46,7 +48,9 @@ class Rig:
     discovery: Discovery
     program: Program
     grids: SiteGrids
-    memory: Memory
+    parameters: tuple[Parameter, ...]
+    values: tuple[Value, ...]
+    memory: CostModel
     flat: list[list[Any]]
     calibration: list[list[Any]]
     replay: tuple[list[Tensor], list[Tensor]]
@@ -131,9 +135,8 @@ def rig(
     program.tensors = {name: layout(tensor, CPU) for name, tensor in program.tensors.items()}
     grids = SiteGrids(program, LARGE)
     grids.calibrate(Interpreter(program, grids, LARGE), Stream("fit", held), {})
-    return Rig(
-        model, lowered, discovery, program, grids, Memory(stored, made, grids.packed), flat, held, (replayed, own)
-    )
+    memory = CostModel(memory_measures(stored, made, grids.packed))
+    return Rig(model, lowered, discovery, program, grids, stored, made, memory, flat, held, (replayed, own))
 
 
 @cache

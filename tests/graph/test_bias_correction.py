@@ -125,7 +125,7 @@ def corrected_bits(found: Rig, text: str) -> int:
     """What memory_bytes counts beyond weights on their grids, float biases and static grids."""
     weights = [s for s in found.program.sites if s.role.is_parameter]
     fmt = Format.parse(text)
-    total = found.memory.measures(Assignment({s.name: fmt for s in weights}))["memory_bytes"]
+    total = found.memory.at(Assignment({s.name: fmt for s in weights}))["memory_bytes"]
     grids = [found.grids.grid(list(found.program.sites).index(s), fmt).nbytes(s.shape) for s in weights]
     others = [t for name, t in found.program.tensors.items() if name not in {s.name for s in weights}]
     return int(total) - sum(grids) - sum(t.nbytes for t in others)
@@ -136,7 +136,7 @@ def test_memory_counts_the_bias_that_a_correction_adds() -> None:
     assert corrected_bits(net(), "int2") == (8 + 4) * 4
     torch.manual_seed(0)
     assert corrected_bits(rig(PlainNet, (randn(4, 3, 6, 6),), corrects=False), "int2") == 0
-    float_bytes = net().memory.measures(Assignment())["memory_bytes"]
+    float_bytes = net().memory.at(Assignment())["memory_bytes"]
     assert float_bytes == sum(t.nbytes for t in net().program.tensors.values()), "a float layer gains none"
 
 

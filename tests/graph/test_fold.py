@@ -110,7 +110,7 @@ def test_what_stays_counts_in_memory_and_what_is_folded_does_not() -> None:
     def memory_bytes(model: nn.Module) -> Any:
         from mpsearch.core.assignment import Assignment
 
-        return rig(randomise_norms(model), (x,)).memory.measures(Assignment())["memory_bytes"]
+        return rig(randomise_norms(model), (x,)).memory.at(Assignment())["memory_bytes"]
 
     assert memory_bytes(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))) == conv
     assert memory_bytes(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4))) == conv

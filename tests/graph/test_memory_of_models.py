@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rigs import Rig, rig
+from rigs import Rig, lower, rig
 from tiny_models import (
     Encoder,
     LanguageModel,
@@ -29,7 +29,12 @@ from torch_geometric import nn as pyg
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
 from mpsearch.core.site import Site
+from mpsearch.cost.layout import device_peak
+from mpsearch.cost.memory import Packed, memory_measures
+from mpsearch.graph.sites import discover
+from mpsearch.graph.workload import values
 from mpsearch.quant.grid import Grid
+from mpsearch.spec.card import InPlace, Layout
 
 TOKENS = torch.randint(0, 11, (3, 5), generator=torch.Generator().manual_seed(0))
 TEXTS = ("fp32", "int1", "int2", "int3:tensor", "int4:g4", "int8:affine", "fp16")
@@ -57,7 +62,7 @@ def grid_of(found: Rig, site: Site, text: str) -> Grid:
 
 
 def measures(found: Rig, texts: dict[str, str]) -> dict[str, float]:
-    return found.memory.measures(Assignment.parse(texts))
+    return found.memory.at(Assignment.parse(texts))
 
 
 @pytest.mark.parametrize("name", ["cnn", "gnn", "language model", "encoder"])
@@ -86,7 +91,7 @@ def test_memory_is_the_sum_of_what_is_stored(name: str) -> None:
 
 def test_every_value_site_with_a_choice_is_a_value_in_memory() -> None:
     for found in models().values():
-        values = [value.site for value in found.memory.values if value.site is not None]
+        values = [value.site for value in found.values if value.site is not None]
         assert sorted(values) == sorted(s.name for s in found.program.sites if not s.role.is_parameter)
 
 
@@ -249,3 +254,74 @@ def test_fused_attention_holds_no_scores_until_they_have_a_choice() -> None:
     saved = measures(opened, {})["activation_sum_bytes"]
     saved -= measures(opened, {"layer.self_attn:probs": "int8"})["activation_sum_bytes"]
     assert saved == scores * 3 // 4
+
+
+# Published peaks. Sandler et al., "MobileNetV2" (arXiv 1801.04381); in place as TinyEngine runs it (Lin et al.,
+# "MCUNet", arXiv 2007.10319).
+
+
+class Residual(nn.Module):
+    """The input is added to what `body` makes of it."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+class MobileNetV2(nn.Sequential):
+    """Inverted residuals: (expansion, channels, blocks, stride) per stage."""
+
+    def __init__(self, width: float) -> None:
+        def scaled(channels: int) -> int:
+            rounded = max(8, int(channels * width + 4) // 8 * 8)
+            return rounded + 8 if rounded < 0.9 * channels * width else rounded
+
+        def conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+            made = nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False)
+            return [made, nn.BatchNorm2d(outputs), nn.ReLU6()]
+
+        channels = scaled(32)
+        layers = conv(3, channels, 3, 2)
+        for expansion, outputs, blocks, stride in (
+            *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+            *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+        ):
+            for step in (stride, *[1] * (blocks - 1)):
+                inner, after = channels * expansion, scaled(outputs)
+                body = nn.Sequential(
+                    *(conv(channels, inner, 1) if expansion > 1 else ()),
+                    *conv(inner, inner, 3, step, groups=inner),
+                    *conv(inner, after, 1)[:2],
+                )
+                layers.append(Residual(body) if step == 1 and after == channels else body)
+                channels = after
+        layers += [*conv(channels, max(1280, scaled(1280)), 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        super().__init__(*layers, nn.Linear(max(1280, scaled(1280)), 1000))
+
+
+@pytest.mark.parametrize(
+    ("width", "side", "parameters", "separate", "in_place"),
+    [(1.0, 224, 3_504_872, 1470, 1372), (0.35, 144, 1_677_128, 303.75, 283.5)],
+)
+def test_peak_of_mobilenet_v2(width: float, side: int, parameters: int, separate: float, in_place: float) -> None:
+    """KiB at 8 bits: depthwise convolutions into memory of their own, or over their input."""
+    model = MobileNetV2(width).eval()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    lowered = lower(model, (torch.zeros(1, 3, side, side),))
+    discovery = discover(lowered)
+    sites = [site.name for site in discovery.sites if not site.role.is_parameter]
+    held = values(lowered, discovery, sites)
+    bits = {value.site: 8 * value.elements for value in held}
+
+    def packed(name: str, fmt: Format) -> Packed:
+        return Packed(bits[name], bits[name], 0)
+
+    int8 = Assignment({site: Format.parse("int8") for site in sites})
+    assert memory_measures((), held, packed)["activation_peak_bytes"].measure(int8) == separate * 1024
+    for depthwise, expected in ((False, separate), (True, in_place)):
+        peak = device_peak(Layout(), InPlace(depthwise=depthwise), held, packed)
+        assert peak.measure(int8) == expected * 1024
+        assert len(peak.held) <= len(sites) + 1

@@ -82,5 +82,5 @@ def test_average_bits_count_its_matrices(kind: Any) -> None:
     assert len(sizes) == 3
     texts = dict(zip(sizes, ("int2", "int4", "int8"), strict=True))
     expected = sum(n * bits for n, bits in zip(sizes.values(), (2, 4, 8), strict=True)) / sum(sizes.values())
-    measures = found.memory.measures(Assignment.parse(texts))
+    measures = found.memory.at(Assignment.parse(texts))
     assert measures["weight_bits"] == pytest.approx(expected, rel=1e-12)
