@@ -115,6 +115,21 @@ def test_time_is_no_less_than_products_or_bits(m: int, n: int, k: int, bits: tup
     assert made.moved_bits(run) >= run.moved_bits
 
 
+def test_only_the_first_group_waits_for_its_tiles() -> None:
+    made = device("bitfusion-eyeriss45")
+    one, six = (at(conv(28, 64 * groups, 64 * groups, 3, groups=groups), 8, 8) for groups in (1, 6))
+    waited = [cycles(made, run) - made.compute_cycles(run) for run in (one, six)]
+    assert waited[0] > 10
+    assert waited[1] == pytest.approx(waited[0], abs=1)
+
+
+def test_a_product_of_a_tensor_with_itself_reads_it_once() -> None:
+    made = device("bitfusion-eyeriss45")
+    gram = replace(linear(64, 64, 64), kind=Kind.MATMUL, reads=(Access(0, 64 * 64),), weight=0, value=0)
+    run = at(gram, 8, 8)
+    assert made.moved_bits(run) == run.moved_bits == 2 * 64 * 64 * 8
+
+
 @MODERATE
 @given(st.integers(1, 40), st.integers(1, 200), st.integers(1, 30), st.integers(10, 16))
 def test_fewer_bits_are_no_slower_where_sums_fill_the_rows(m: int, n: int, times: int, log_sram: int) -> None:

@@ -6,6 +6,7 @@ Cycles and traffic follow the authors' simulator (hsharma35/bitfusion @ 04ec1c87
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
@@ -13,7 +14,7 @@ from typing import Literal
 from mpsearch.cost.accelerators.array import Array, Clock, ceil_div, products
 from mpsearch.cost.accelerators.base import Run
 from mpsearch.cost.accelerators.tiling import Matmul, Room, Tiling, best_tiling
-from mpsearch.cost.workload import Gemm, Kind, Operation, Width
+from mpsearch.cost.workload import Gemm, Kind, Width
 from mpsearch.spec.card import Card, Number, Whole
 from mpsearch.spec.schema import Part
 
@@ -51,6 +52,15 @@ class BitFusionCard(Card):
     bitfusion: BitFusionBlock
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """How an operation runs: cycles of its products, tiles, and how often im2col writes each of its values."""
+
+    cycles: int
+    tiling: Tiling
+    unrolled: float
+
+
 class BitFusion(Array):
     """max(cycles of products, cycles of memory) + first loads + last store, for the best tiles found.
 
@@ -69,7 +79,7 @@ class BitFusion(Array):
         self.clock = self.block = card.bitfusion
         self.srams = (self.block.sram.weight, self.block.sram.value, self.block.sram.output)
         self.room = Room(*(8 * sram.bytes / 2 for sram in self.srams))
-        self._tiling = lru_cache(maxsize=None)(self._search)
+        self._plan = lru_cache(maxsize=None)(self._make_plan)
 
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
         """Each operand in the next width that bricks fuse to: 2, 4, 8, then multiples of 8 in several passes."""
@@ -85,17 +95,11 @@ class BitFusion(Array):
     def per_unit(self, weight: Width, value: Width) -> Fraction:
         """Products of one unit in one cycle: 16 of 2 x 2 bits, 1 of 8 x 8, 1/4 of 16 x 16."""
         widest = self.block.widest_bits
-        return Fraction(widest, self._fused(weight.bits).bits) * Fraction(widest, self._fused(value.bits).bits)
+        return Fraction(widest**2, self._fused(weight.bits).bits * self._fused(value.bits).bits)
 
     def compute_cycles(self, run: Run) -> int:
         """Cycles of the products alone."""
-        return self._cycles(run.operation, self.per_unit(run.weight, run.value)) if run.operation.macs else 0
-
-    def _cycles(self, operation: Operation, per_unit: Fraction) -> int:
-        gemm, lanes = products(operation), self.block.rows * per_unit
-        window = _window(operation, gemm)
-        across = window * math.ceil(gemm.k // window / lanes)
-        return gemm.count * gemm.m * ceil_div(gemm.n, self.block.columns) * across
+        return self._planned(run).cycles if run.operation.macs else 0
 
     def seconds(self, run: Run) -> float:
         """Time in seconds."""
@@ -124,44 +128,48 @@ class BitFusion(Array):
             return "not every memory in bitfusion.sram has energy_j_per_bit"
         return super().refuses(measure)
 
+    def _planned(self, run: Run) -> _Plan:
+        operation, gemm = run.operation, products(run.operation)
+        is_window = not operation.is_first and operation.kind in (Kind.CONV, Kind.CONV_TRANSPOSED)
+        touched = gemm.count * gemm.m * gemm.k
+        held = touched if operation.value is None else operation.reads[operation.value].elements
+        unrolled = touched / held if operation.is_first else 1.0
+        weight, value = self._fused(run.weight.bits), self._fused(run.value.bits)
+        return self._plan(gemm, gemm.window if is_window else 1, unrolled, held, weight, value)
+
     def _traffic(self, run: Run) -> tuple[float, float]:
         """Bits that cross the interface, and how many of them before the first and after the last product."""
         operation = run.operation
         if operation.gemm is None:
             return run.moved_bits, 0
-        tiling = self._tiling(operation, *self.promote(operation.kind, run.weight, run.value))
-        weights, plain = (0 if at is None else run.read_bits[at] for at in (operation.weight, operation.value))
-        count, others = operation.gemm.count, sum(run.read_bits) - weights - plain
-        values = plain * (_unrolled(operation, operation.gemm) if operation.is_first else 1.0)
-        spilled = count * tiling.spilled_bits
-        bits = weights * tiling.weights + values * tiling.values + spilled + others + run.write_bits
-        first = weights * tiling.first_weights + values * tiling.first_values
+        plan, count = self._planned(run), operation.gemm.count
+        weights = 0 if operation.weight is None else run.read_bits[operation.weight]
+        values = 0 if operation.value in (None, operation.weight) else run.read_bits[operation.value]
+        others = sum(run.read_bits) - weights - values + run.write_bits
+        unrolled, tiling = values * plan.unrolled, plan.tiling
+        bits = weights * tiling.weights + unrolled * tiling.values + count * tiling.spilled_bits + others
+        first = weights * tiling.first_weights + unrolled * tiling.first_values
         return bits, (first + run.write_bits * tiling.last_results) / count
 
-    def _search(self, operation: Operation, weight: Width, value: Width) -> Tiling:
-        """Tiles for one group of `operation`, with its tensors as wide as its products."""
-        gemm, block, per_unit = products(operation), self.block, self.per_unit(weight, value)
-        window = _window(operation, gemm)
+    def _make_plan(self, gemm: Gemm, window: int, unrolled: float, held: int, weight: Width, value: Width) -> _Plan:
+        """Tiles for one group of products, its tensors as wide as they are.
+
+        Args:
+            window: positions of the kernel that are computed one after the other; 1 where the product is unrolled.
+            held: values that are read, each of which occurs `unrolled` times.
+        """
+        block, lanes = self.block, self.block.rows * self.per_unit(weight, value)
+        cycles = gemm.m * ceil_div(gemm.n, block.columns) * window * math.ceil(gemm.k // window / lanes)
         matmul = Matmul(
             m=gemm.m,
             n=gemm.n,
             steps=gemm.k // window,
-            lanes=max(1, int(block.rows * per_unit)),
+            lanes=max(1, int(lanes)),
             window=window,
             columns=block.columns,
             weight_bits=weight.bits,
-            value_bits=gemm.m * gemm.k * value.bits / (1 if operation.is_first else _unrolled(operation, gemm)),
+            value_bits=unrolled * held * value.bits / gemm.count,
             sum_bits=block.partial_sum_bits,
         )
-        cycles = self._cycles(operation, per_unit) / gemm.count
-        return best_tiling(matmul, self.room, cycles, self.clock.interface_bits_per_cycle)
-
-
-def _window(operation: Operation, gemm: Gemm) -> int:
-    """Positions of the kernel that are computed one after the other; 1 where the product is unrolled."""
-    return 1 if operation.is_first or operation.kind not in (Kind.CONV, Kind.CONV_TRANSPOSED) else gemm.window
-
-
-def _unrolled(operation: Operation, gemm: Gemm) -> float:
-    """How many times each value occurs once the windows are written out (im2col)."""
-    return 1.0 if operation.value is None else gemm.count * gemm.m * gemm.k / operation.reads[operation.value].elements
+        tiling = best_tiling(matmul, self.room, cycles, self.clock.interface_bits_per_cycle)
+        return _Plan(gemm.count * cycles, tiling, unrolled)
