@@ -6,17 +6,13 @@ How many bits a tensor takes in a format is asked of its grid (`Packed`); nothin
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import TypeVar
 
-from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import FP32, Format
-from mpsearch.core.space import Space
 from mpsearch.cost.model import Measure
 from mpsearch.cost.peak import Bools, Peak, steps_that_matter
 from mpsearch.cost.sums import Part, Sum
-from mpsearch.cost.terms import Cost
 from mpsearch.cost.workload import Held
 
 
@@ -114,10 +110,10 @@ def part(held: T, packed: PackedAt, units: Callable[[T, Packed | None], int]) ->
 def memory_parts(parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt) -> list[Part]:
     """The parts of `memory_bytes`, in bits: parameters, and static grids of quantized values."""
     static = [part(v, packed, static_bits) for v in values if v.site is not None]
-    return [*(part(p, packed, stored_bits) for p in parameters), *static]
+    return [*(part(p, packed, parameter_bits) for p in parameters), *static]
 
 
-def stored_bits(parameter: Parameter, packed: Packed | None) -> int:
+def parameter_bits(parameter: Parameter, packed: Packed | None) -> int:
     """All that is stored of a parameter, and of the bias that its layer gains."""
     return parameter.elements * parameter.float_bits if packed is None else packed.bits + parameter.correction_bits
 
@@ -153,25 +149,3 @@ def held_together(values: Sequence[Value], in_place: Callable[[Value], bool]) ->
             born[i] += 1
             dies[value.overwrites] -= 1
     return steps_that_matter(born, dies)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """The memory measures of a model, as `memory_measures` gives them."""
-
-    parameters: tuple[Parameter, ...]
-    values: tuple[Value, ...]
-    packed: PackedAt = field(repr=False)
-    knows_lifetimes: bool = True
-
-    def measures(self, assignment: Assignment) -> dict[str, float]:
-        """All measures; whole numbers except `weight_bits`."""
-        return {name: measure.measure(assignment) for name, measure in self._measures.items()}
-
-    def cost(self, name: str, space: Space) -> Cost | None:
-        """The measure `name` as tables over the choices of `space`; None if it is not one of these measures."""
-        return self._measures[name].cost(space) if name in self._measures else None
-
-    @cached_property
-    def _measures(self) -> dict[str, Measure]:
-        return memory_measures(self.parameters, self.values, self.packed, self.knows_lifetimes)
