@@ -31,7 +31,9 @@ def test_a_truth_is_what_the_model_measures(truth, some):
     problem, size = build(truth.name)
     assert (problem.fingerprint, problem.space, size) == (truth.fingerprint, truth.space, truth.size_name)
     assert (found := problem.cost(size)) is not None
-    assert all(map(np.array_equal, found.rows[0].unary, truth.size.rows[0].unary))
+    rng, options = np.random.default_rng(0), [len(choice.options) for choice in truth.space.choices]
+    every = rng.integers(options, size=(500, len(options)))
+    assert np.array_equal(found(every), truth.size(every))
     kept, asked = TableProblem(truth), [*some, Assignment()]
     assert list(kept.work) == pytest.approx(list(problem.work))
     for measured, known in zip(problem.evaluate(asked), kept.evaluate(asked), strict=True):
