@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import ldexp, prod
 
 import torch
 from torch import Tensor
@@ -48,10 +48,10 @@ class MiniFloat:
     @cached_property
     def magnitudes(self) -> Tensor:
         """All numbers that are not negative, ascending: the number of a code without its sign."""
-        code = torch.arange(2 ** (self.exponent + self.mantissa) - self.unused)
-        binade, fraction = code >> self.mantissa, code & (2**self.mantissa - 1)
-        significand = torch.where(binade > 0, fraction + 2**self.mantissa, fraction).double()
-        return torch.ldexp(significand, self.lowest - self.mantissa + (binade - 1).clamp(min=0)).float()
+        whole = 2**self.mantissa
+        codes = (divmod(code, whole) for code in range(2**self.exponent * whole - self.unused))
+        step = self.lowest - self.mantissa
+        return torch.tensor([ldexp(i + whole, step + e - 1) if e else ldexp(i, step) for e, i in codes])
 
     @cached_property
     def most(self) -> float:

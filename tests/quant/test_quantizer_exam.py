@@ -8,11 +8,13 @@ from torch import Tensor
 
 from mpsearch.core.site import Role
 from mpsearch.quant.block import BlockGrid
+from mpsearch.quant.esb import Esb
 from mpsearch.quant.floating import BrainFloat, Float
 from mpsearch.quant.grid import Grid, Quantizer
 from mpsearch.quant.integer import Integer
 from mpsearch.quant.microscaling import Microscaling
 from mpsearch.quant.nvfp import Nvfp
+from mpsearch.quant.power import PowerOfTwo
 from mpsearch.spec import registry
 from mpsearch.testing.quantizers import QuantizerExam
 
@@ -93,7 +95,28 @@ class TestNvfp(_BlockExam):
     pass
 
 
+@pytest.mark.parametrize("quantizer", [Esb()])
+@pytest.mark.parametrize("text", ["esb2", "esb3:k0", "esb4:align", "esb4:k2:tensor", "esb5:k1", "esb6:max", "esb8:k6"])
+@pytest.mark.parametrize("role", BOTH)
+class TestEsb(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [PowerOfTwo()])
+@pytest.mark.parametrize("text", ["pow2", "pow3:channel:max", "pow3", "pow4:tensor", "pow4:mse"])
+@pytest.mark.parametrize("role", BOTH)
+class TestPowersOfTwo(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [Esb()])
+@pytest.mark.parametrize("text", ["esb4:g32", "esb3:g8:align"])
+@pytest.mark.parametrize("role", [Role.EMBEDDING])
+class TestEsbGroups(QuantizerExam):
+    pass
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp}
+    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))
