@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,18 +13,18 @@ from mpsearch.cost.terms import Cost, Terms
 
 
 @st.composite
-def problems(draw, costs=2, rows=3, pairs=True, choices=4):
-    """A score, costs and pairs of scores. Few distinct numbers, so that there are ties; sums of scores are exact."""
+def problems(draw, costs=2, rows=3, joint=True, choices=4):
+    """A score, costs and joint scores. Few distinct numbers, so that there are ties; sums of scores are exact."""
     sizes = draw(st.lists(st.integers(1, 4), max_size=choices))
-    every = [(i, j) for j in range(len(sizes)) for i in range(j)] if pairs else []
+    every = [key for n in (2, 3, 4) for key in combinations(range(len(sizes)), n)] if joint else []
 
     def table(shape, numbers):
         n = int(np.prod(shape))
         return np.array(draw(st.lists(numbers, min_size=n, max_size=n))).reshape(shape)
 
     def together(numbers):
-        chosen = draw(st.lists(st.sampled_from(every), unique=True, max_size=2)) if every else []
-        return {(i, j): table((sizes[i], sizes[j]), numbers) for i, j in chosen}
+        chosen = draw(st.lists(st.sampled_from(every), unique=True, max_size=3)) if every else []
+        return {key: table([sizes[i] for i in key], numbers) for key in chosen}
 
     def terms():
         top = draw(st.sampled_from([3, 40, 10**9]))
@@ -40,11 +40,11 @@ def problems(draw, costs=2, rows=3, pairs=True, choices=4):
     return score, made, together(eighths)
 
 
-def enumerated(score, costs, pairs):
+def enumerated(score, costs, joint):
     """Every assignment: indices [n, choices], score [n], costs [n, costs]."""
     every = list(product(*(range(len(row)) for row in score)))
     indices = np.array(every, dtype=int).reshape(len(every), len(score))
-    return indices, total(score, pairs, indices), np.stack([cost(indices) for cost in costs], axis=1)
+    return indices, total(score, joint, indices), np.stack([cost(indices) for cost in costs], axis=1)
 
 
 def front_of(score, costs, inside):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from small_problems import budgets, enumerated, front_of, problems, within
 
 from mpsearch.core.errors import NothingFeasible, OutOfResources
-from mpsearch.cost.solve import front as module
+from mpsearch.cost.solve import merge
 from mpsearch.cost.solve.front import front
 from mpsearch.cost.solve.program import best, total
 from mpsearch.cost.terms import Cost, Terms
@@ -20,31 +20,31 @@ def points(found):
 
 
 def check(problem, data, **options):
-    score, costs, pairs = problem
+    score, costs, joint = problem
     _, scores, values = enumerated(*problem)
     limits = budgets(data.draw, values)
     inside = within(values, limits)
     if not inside.any():
         with pytest.raises(NothingFeasible):
-            front(score, costs, limits, pairs, **options)
+            front(score, costs, limits, joint, **options)
         return
-    found = front(score, costs, limits, pairs, **options)
+    found = front(score, costs, limits, joint, **options)
     assert found.complete
     assert points(found) == front_of(scores, values, inside)
     assert (np.diff(found.costs[:, 0]) >= 0).all()
-    assert (total(score, pairs, found.indices) == found.score).all()
+    assert (total(score, joint, found.indices) == found.score).all()
     assert (np.stack([cost(found.indices) for cost in costs], axis=1) == found.costs).all()
 
 
 @settings(max_examples=300, deadline=None)
-@given(problems(costs=1, rows=1, pairs=False, choices=5), st.data())
+@given(problems(costs=1, rows=1, joint=False, choices=5), st.data())
 def test_one_plain_sum(problem, data):
     check(problem, data)
 
 
 @MODERATE
 @given(problems(costs=1), st.data())
-def test_one_cost_with_pairs_and_peaks(problem, data):
+def test_one_cost_with_joint_terms_and_peaks(problem, data):
     check(problem, data)
 
 
@@ -55,7 +55,7 @@ def test_several_costs(problem, data):
 
 
 @MODERATE
-@given(problems(costs=1, rows=1, pairs=False))
+@given(problems(costs=1, rows=1, joint=False))
 def test_merging_and_programs_agree(problem):
     score, (cost,), _ = problem
     by_programs = front(score, [cost, cost])  # two costs go the other way
@@ -64,7 +64,7 @@ def test_merging_and_programs_agree(problem):
     assert (merged.score == by_programs.score).all()
 
 
-@given(problems(costs=1, rows=1, pairs=False))
+@given(problems(costs=1, rows=1, joint=False))
 def test_the_same_answer_twice(problem):
     score, costs, _ = problem
     assert (front(score, costs).indices == front(score, costs).indices).all()
@@ -104,7 +104,7 @@ def test_several_costs_thinned(costs):
 
 
 def test_a_front_too_large_to_hold_is_refused_or_thinned(monkeypatch):
-    monkeypatch.setattr(module, "_STATES", 100)
+    monkeypatch.setattr(merge, "STATES", 100)
     with pytest.raises(OutOfResources, match=r"over 100 points after \d of 8 choices"):
         front(SCORE, [SIZE])
     some = front(SCORE, [SIZE], most=10)

@@ -17,17 +17,17 @@ MODERATE = settings(max_examples=60, deadline=None)
 @MODERATE
 @given(problems(costs=3), st.data())
 def test_the_best_is_what_enumeration_finds(problem, data):
-    score, costs, pairs = problem
+    score, costs, joint = problem
     _, scores, values = enumerated(*problem)
     limits = budgets(data.draw, values)
     inside = within(values, limits)
     if not inside.any():
         with pytest.raises(NothingFeasible):
-            best(score, costs, limits, pairs)
+            best(score, costs, limits, joint)
         return
-    found = np.array([best(score, costs, limits, pairs)])
+    found = np.array([best(score, costs, limits, joint)])
     assert within(np.stack([cost(found) for cost in costs], axis=1), limits).all()
-    assert total(score, pairs, found)[0] == scores[inside].min()
+    assert total(score, joint, found)[0] == scores[inside].min()
 
 
 @MODERATE

@@ -14,7 +14,7 @@ MODERATE = settings(max_examples=150, deadline=None)
 
 
 def plain(costs):
-    return problems(costs=costs, rows=1, pairs=False, choices=5)
+    return problems(costs=costs, rows=1, joint=False, choices=5)
 
 
 def points(found):

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from mpsearch.core.errors import OutOfResources
 from mpsearch.core.front import non_dominated
-from mpsearch.cost.solve.program import Floats, Pairs, Scores, best, find, tightest, total
-from mpsearch.cost.terms import Cost, Ints, Terms
-
-_STATES = 1 << 20  # that merging may hold; many choices whose costs share no divisor can have a front without end
+from mpsearch.cost.solve.merge import merge, order
+from mpsearch.cost.solve.program import Floats, Joint, Scores, best, find, tables, tightest, total
+from mpsearch.cost.terms import Cost
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def front(
     score: Scores,
     costs: Sequence[Cost],
     limits: Sequence[float | None] | None = None,
-    pairs: Pairs | None = None,
+    joint: Joint | None = None,
     most: int | None = None,
 ) -> Solutions:
     """The Pareto front of score and `costs`.
@@ -50,7 +49,7 @@ def front(
     Args:
         score: what each option adds to the score, one row per choice.
         limits: the most that each cost may measure, in its own unit; None for any.
-        pairs: what pairs of options add to the score.
+        joint: what options of several choices add to the score together.
         most: points at most. A larger front is thinned to budgets that are even on the log of the costs, and then
             `complete` is False.
 
@@ -58,22 +57,31 @@ def front(
     is too large to hold and `most` is not given.
     """
     given = list(limits) if limits is not None else [None] * len(costs)
-    if len(costs) == 1 and len(costs[0].rows) == 1 and not pairs and not costs[0].rows[0].joint:
+    if len(costs) == 1 and len(costs[0].rows) == 1:
         try:
-            return _by_merging(score, costs[0], given[0], most)
+            merged = _by_merging(score, costs[0], given[0], joint, most)
         except OutOfResources:
             if most is None:
                 raise
-    solver = _Boxes(score, costs, given, pairs)
+        else:
+            if merged is not None:
+                return merged
+    solver = _Boxes(score, costs, given, joint)
     found = solver.all(most)
     return solver.solutions(solver.spread(most or 1) if found is None else found, complete=found is not None)
 
 
-def _by_merging(score: Scores, cost: Cost, limit: float | None, most: int | None) -> Solutions:
-    bound = None if limit is None else cost.units(limit)
-    merged = _merge(score, cost.rows[0], bound)
+def _by_merging(
+    score: Scores, cost: Cost, limit: float | None, joint: Joint | None, most: int | None
+) -> Solutions | None:
+    """The front against one sum; None where choices hang together in too many ways for that."""
+    scores, (terms,) = tables(score, joint), cost.rows
+    steps = order([len(row) for row in score], sorted({*scores, *terms.joint}))
+    if steps is None:
+        return None
+    merged = merge(scores, terms.tables, terms.constant, None if limit is None else cost.units(limit), steps)
     if merged is None:
-        best(score, [cost], [limit])  # says what can be reached
+        best(score, [cost], [limit], joint)  # says what can be reached
         raise AssertionError("the solvers disagree about what is feasible")
     indices, units, found = merged
     measured = cost.measure(units)
@@ -83,39 +91,6 @@ def _by_merging(score: Scores, cost: Cost, limit: float | None, most: int | None
     if most is not None and not complete:
         keep = keep[_even(measured[keep], most)]
     return Solutions(indices[keep], found[keep], measured[keep, None], complete)
-
-
-def _merge(score: Scores, terms: Terms, bound: int | None) -> tuple[NDArray[np.int16], Ints, Floats] | None:
-    """Front of score and `terms`: indices [n, choices], units and score [n], units rising; None if none is feasible.
-
-    After k choices it keeps the states (units, score) that no other state matches or beats in both, each with its
-    option and the state that it came from. The shifted lists of the options are sorted already, so that a stable sort
-    merges them.
-    """
-    rest = np.cumsum([0, *(int(row.min()) for row in terms.unary[::-1])])[::-1]
-    units, found = np.array([terms.constant]), np.zeros(1)
-    trail: list[tuple[NDArray[np.int16], NDArray[np.int32]]] = []
-    for k, (row, unary) in enumerate(zip(score, terms.unary, strict=True)):
-        held = max(1, len(units))
-        units, found = (unary[:, None] + units).ravel(), (np.asarray(row)[:, None] + found).ravel()
-        order = np.argsort(units, kind="stable")
-        if bound is not None:
-            order = order[units[order] + rest[k + 1] <= bound]
-        lower = np.minimum.accumulate(found[order])
-        order = order[np.append(True, lower[1:] < lower[:-1])[: len(order)]]
-        order = order[np.append(units[order][1:] != units[order][:-1], True)[: len(order)]]
-        units, found = units[order], found[order]
-        if len(units) > _STATES:
-            told = f"the front has over {_STATES:,} points after {k + 1} of {len(score)} choices"
-            raise OutOfResources(f"{told}; ask for some of them (`most`), or give the cost in coarser units.")
-        trail.append(((order // held).astype(np.int16), (order % held).astype(np.int32)))
-    if len(units) == 0 or (bound is not None and units[0] > bound):
-        return None
-    indices = np.empty((len(trail), len(units)), dtype=np.int16)
-    at: NDArray[np.integer] = np.arange(len(units))
-    for k in range(len(trail) - 1, -1, -1):
-        indices[k], at = trail[k][0][at], trail[k][1][at]
-    return indices.T, units, found
 
 
 def _even(measured: Floats, most: int) -> NDArray[np.intp]:
@@ -139,11 +114,11 @@ class _Boxes:
     """Points of the front by programs with budgets (epsilon-constraint)."""
 
     def __init__(
-        self, score: Scores, costs: Sequence[Cost], limits: Sequence[float | None], pairs: Pairs | None
+        self, score: Scores, costs: Sequence[Cost], limits: Sequence[float | None], joint: Joint | None
     ) -> None:
-        self._score, self._costs, self._limits, self._pairs = score, costs, limits, pairs
+        self._score, self._costs, self._limits, self._joint = score, costs, limits, joint
         self._least = np.array([tightest(cost) for cost in costs])
-        self._first = best(score, costs, limits, pairs)
+        self._first = best(score, costs, limits, joint)
 
     def all(self, most: int | None) -> list[tuple[int, ...]] | None:
         """Every point of the front, and some that these beat; None once there are more than `most`.
@@ -177,7 +152,7 @@ class _Boxes:
         return list(points)
 
     def _find(self, budgets: Sequence[float | None]) -> tuple[int, ...] | None:
-        return find(self._score, self._costs, budgets, self._pairs)
+        return find(self._score, self._costs, budgets, self._joint)
 
     def spread(self, most: int) -> list[tuple[int, ...]]:
         """The best points for budgets on a grid, even on the log of each cost; `most` of them at most.
@@ -202,7 +177,7 @@ class _Boxes:
         """The points that no other beats, sorted."""
         indices = np.array(found, dtype=np.int16).reshape(len(found), len(self._score))
         costs = np.array([cost(indices) for cost in self._costs]).reshape(len(self._costs), len(found)).T
-        score = total(self._score, self._pairs, indices)
+        score = total(self._score, self._joint, indices)
         keep = np.flatnonzero(non_dominated(np.column_stack([costs, score])))
         keep = keep[np.lexsort((score[keep], *costs[keep].T[::-1]))]
         return Solutions(indices[keep], score[keep], costs[keep], complete)

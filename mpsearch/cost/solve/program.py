@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import coo_array, csr_array
 
 from mpsearch.core.errors import NothingFeasible
+from mpsearch.cost.solve.elimination import least
+from mpsearch.cost.solve.presolve import Tables, reduced
 from mpsearch.cost.terms import Cost, Terms
 
 Floats = NDArray[np.float64]
 _Numbers = NDArray[Any]
 Scores = Sequence[Floats]
 """One row per choice, an entry for each of its options; lower is better."""
-Pairs = Mapping[tuple[int, int], Floats]
-"""Tables [options of i, options of j] that add to the score, for pairs i < j of choices."""
+Joint = Mapping[tuple[int, ...], Floats]
+"""Tables [options of i, options of j, ...] that add to the score, for choices i < j < ..."""
 
 _CORE = 4  # columns per choice that the first program gets; more make it slower, fewer make it fail more often
 _LARGEST = 1e6  # coefficient in a row: the solver lets a row be 1e-6 over its bound
@@ -40,7 +43,7 @@ def best(
     score: Scores,
     costs: Sequence[Cost],
     budgets: Sequence[float | None],
-    pairs: Pairs | None = None,
+    joint: Joint | None = None,
     *,
     names: Sequence[str] = (),
     gap: float = 0.0,
@@ -50,13 +53,13 @@ def best(
     Args:
         score: what each option adds to the score.
         costs, budgets: each cost with the most it may measure, in its own unit; None for any.
-        pairs: what pairs of options add to the score.
+        joint: what options of several choices add to the score together.
         names: of the costs, for messages.
         gap: share of the score by which the answer may miss the optimum; 0 proves the optimum.
 
     Raises `NothingFeasible`, naming the least that each cost can be, where no assignment keeps to the budgets.
     """
-    found = find(score, costs, budgets, pairs, gap=gap)
+    found = find(score, costs, budgets, joint, gap=gap)
     if found is None:
         raise NothingFeasible(_reason(costs, budgets, names))
     return found
@@ -66,7 +69,7 @@ def find(
     score: Scores,
     costs: Sequence[Cost],
     budgets: Sequence[float | None],
-    pairs: Pairs | None = None,
+    joint: Joint | None = None,
     *,
     gap: float = 0.0,
 ) -> tuple[int, ...] | None:
@@ -77,7 +80,7 @@ def find(
         if budget is not None
         for terms in cost.rows
     ]
-    return _Program([np.asarray(row, dtype=np.float64) for row in score], pairs or {}, rows).solve(gap)
+    return _Program(tables(score, joint), rows).solve(gap)
 
 
 def tightest(cost: Cost) -> float:
@@ -86,18 +89,13 @@ def tightest(cost: Cost) -> float:
 
 
 def _least_units(cost: Cost) -> int:
-    alone = []  # what is best for each row; the largest row cannot be below the least of any
-    for terms in cost.rows:
-        tables = {key: table.astype(np.float64) for key, table in terms.joint.items()}
-        found = _Program([row.astype(np.float64) for row in terms.unary], tables, []).solve()
-        assert found is not None
-        alone.append(found)
+    alone = [_least(terms) for terms in cost.rows]  # the largest row cannot be below the least of any
     values = np.array([terms(alone) for terms in cost.rows])  # [row, best for row]
     low = bound = int(values.diagonal().max())
     high = int(values.max(axis=0).min())
-    flat = [np.zeros(len(row)) for row in cost.rows[0].unary]
+    flat = tables([np.zeros(len(row)) for row in cost.rows[0].unary])
     while low < high:  # mostly all rows can be at `low` together
-        found = _Program(flat, {}, [(terms, bound) for terms in cost.rows]).solve()
+        found = _Program(flat, [(terms, bound) for terms in cost.rows]).solve()
         if found is None:
             low = bound + 1
         else:
@@ -106,14 +104,29 @@ def _least_units(cost: Cost) -> int:
     return high
 
 
-def total(score: Scores, pairs: Pairs | None, indices: ArrayLike) -> Floats:
+def _least(terms: Terms) -> tuple[int, ...]:
+    """Where one row is least."""
+    found = least([terms])
+    if found is None:
+        found = _Program({key: table.astype(np.float64) for key, table in terms.tables.items()}, []).solve()
+        assert found is not None
+    return found
+
+
+def tables(score: Scores, joint: Joint | None = None) -> dict[tuple[int, ...], Floats]:
+    """All tables of a score by the choices that they are over."""
+    own: Joint = {(i,): row for i, row in enumerate(score)}
+    return {key: np.asarray(table, dtype=np.float64) for key, table in [*own.items(), *(joint or {}).items()]}
+
+
+def total(score: Scores, joint: Joint | None, indices: ArrayLike) -> Floats:
     """The score [n] at option `indices` [n, choices]."""
     at = np.asarray(indices, dtype=np.intp)
     found = np.zeros(len(at))
     for i, row in enumerate(score):
         found += row[at[:, i]]
-    for (i, j), table in (pairs or {}).items():
-        found += table[at[:, i], at[:, j]]
+    for key, table in (joint or {}).items():
+        found += table[tuple(at[:, i] for i in key)]
     return found
 
 
@@ -132,16 +145,18 @@ def _reason(costs: Sequence[Cost], budgets: Sequence[float | None], names: Seque
 
 
 class _Program:
-    """Least `score` + `pairs` with every row within its integer bound."""
+    """Least `score` with every row within its integer bound."""
 
-    def __init__(self, score: Scores, pairs: Pairs, rows: Sequence[tuple[Terms, int]]) -> None:
-        if not np.isfinite(np.concatenate([np.zeros(1), *score])).all():
+    def __init__(self, score: Tables, rows: Sequence[tuple[Terms, int]]) -> None:
+        if not all(np.isfinite(table).all() for table in score.values()):
             raise ValueError("a score is not finite; leave the option out instead.")
-        if any([len(row) for row in terms.unary] != [len(row) for row in score] for terms, _ in rows):
+        sizes = [len(table) for key, table in score.items() if len(key) == 1]
+        if any([len(row) for row in terms.unary] != sizes for terms, _ in rows):
             raise ValueError("score and costs are not about the same options.")
-        self._score, self._pairs, self._rows = score, pairs, rows
-        self._together = sorted({*pairs, *(key for terms, _ in rows for key in terms.joint)})
-        self._options = [self._worth_taking(i) for i in range(len(score))]
+        self._rows = rows
+        left = reduced([score, *(terms.tables for terms, _ in rows)], sizes)
+        self._options, self._together = left.options, left.together
+        self._score, *self._costs = left.rows
         self._forbidden: list[tuple[int, ...]] = []
 
     def solve(self, gap: float = 0.0) -> tuple[int, ...] | None:
@@ -152,16 +167,6 @@ class _Program:
             self._forbidden.append(found)  # over a bound by less than the solver's tolerance
         return None
 
-    def _worth_taking(self, i: int) -> NDArray[np.intp]:
-        """Options of choice `i` that no other one matches or beats in everything."""
-        tables = [self._score[i][:, None], *(terms.unary[i][:, None] for terms, _ in self._rows)]
-        for found in (self._pairs, *(terms.joint for terms, _ in self._rows)):
-            tables += [table if a == i else table.T for (a, b), table in found.items() if i in (a, b)]
-        values = np.concatenate(tables, axis=1)
-        covers = (values[:, None] <= values[None]).all(axis=2)  # [by, what]
-        earlier = np.tri(len(values), k=-1, dtype=bool).T
-        return np.flatnonzero(~(covers & (~covers.T | earlier)).any(axis=0))
-
     def _optimum(self, gap: float) -> tuple[int, ...] | None:
         if all(len(options) == 1 for options in self._options):
             only = tuple(int(options[0]) for options in self._options)
@@ -171,7 +176,8 @@ class _Program:
             return None
         least, reduced = relaxed
         widest = float(reduced.max())
-        radius = float(np.sort(reduced)[min(_CORE * len(self._options), len(reduced)) - 1])
+        fewest = _CORE * (len(self._options) + len(self._together))
+        radius = float(np.sort(reduced)[min(fewest, len(reduced)) - 1])
         while True:
             core = np.flatnonzero(reduced <= radius)
             found = self._integer(core, gap)
@@ -224,17 +230,18 @@ class _Program:
 
     @cached_property
     def _weights(self) -> Floats:
-        weights, _ = self._columns(self._score, self._pairs)
+        weights, _ = self._columns(self._score)
         return weights.astype(np.float64) * (_OBJECTIVE / (float(weights.max()) or 1.0))
 
-    def _columns(self, unary: Sequence[_Numbers], pairs: Mapping[tuple[int, int], _Numbers]) -> tuple[_Numbers, Any]:
-        """A sum over the columns, the least of each choice and pair taken out, and what was taken out."""
-        parts = [row[options] for row, options in zip(unary, self._options, strict=True)]
-        for i, j in self._together:
-            sizes = len(self._options[i]), len(self._options[j])
-            table = pairs[i, j][np.ix_(self._options[i], self._options[j])] if (i, j) in pairs else np.zeros(sizes, int)
-            parts.append(table.ravel())
+    def _columns(self, row: Tables) -> tuple[_Numbers, Any]:
+        """A sum over the columns, the least of each choice and table taken out, and what was taken out."""
+        parts = [row[i,] for i in range(len(self._options))]
+        for key in self._together:
+            parts.append(row[key].ravel() if key in row else np.zeros(prod(self._sizes(key)), dtype=np.int64))
         return np.concatenate([part - part.min() for part in parts]), sum(part.min() for part in parts)
+
+    def _sizes(self, key: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(len(self._options[i]) for i in key)
 
     @cached_property
     def _flows(self) -> tuple[csr_array, Floats]:
@@ -249,10 +256,10 @@ class _Program:
 
         for i, options in enumerate(self._options):
             add(np.full(len(options), i), self._starts[i] + np.arange(len(options)), 1.0)
-        for pair in self._together:
-            shape = tuple(len(self._options[i]) for i in pair)
-            joint = width + np.arange(shape[0] * shape[1])
-            for i, which in zip(pair, np.indices(shape), strict=True):
+        for key in self._together:
+            shape = self._sizes(key)
+            joint = width + np.arange(prod(shape))
+            for i, which in zip(key, np.indices(shape), strict=True):
                 add(height + which.ravel(), joint, 1.0)
                 own = np.arange(len(self._options[i]))
                 add(height + own, self._starts[i] + own, -1.0)
@@ -277,8 +284,8 @@ class _Program:
     def _bounded(self) -> tuple[Floats, Floats]:
         """Rows in units of their common divisor, bounds half a unit up: no whole number is near them."""
         matrix, bounds = [], []
-        for terms, bound in self._rows:
-            row, constant = self._columns(terms.unary, terms.joint)
+        for (terms, bound), tables in zip(self._rows, self._costs, strict=True):
+            row, constant = self._columns(tables)
             unit = int(np.gcd.reduce(row)) or 1
             left = (bound - int(constant) - terms.constant) // unit + 0.5
             scale = min(1.0, _LARGEST / (int(row.max()) // unit or 1))
