@@ -108,9 +108,7 @@ class Card(Block):
         found: Faults = []
         for i, (inner, outer) in enumerate(pairwise(self.memory), 1):
             if inner.bytes is not None and outer.bytes is not None and inner.bytes >= outer.bytes:
-                message = (
-                    f"is not larger than {inner.level!r} before it; levels are listed from the inner to the outer."
-                )
+                message = f"is not larger than {inner.level!r} before it; list levels from the inner to the outer."
                 found.append((("memory", i, "bytes"), message))
             fast, slow = inner.read_bytes_per_s, outer.read_bytes_per_s
             if fast is not None and slow is not None and fast < slow:
@@ -132,8 +130,7 @@ def load_card(path: Path) -> Any:
     """
     source = read_file(path, "card")
     data = source.data
-    faults = source.errors + check_card(data, card_name(path))
-    told = {where for where, _ in faults}
+    faults = list(source.errors)
     card_type: type[Card] = Card
     device: Any = None
     kind = data.get("kind")
@@ -143,17 +140,26 @@ def load_card(path: Path) -> Any:
             card_type = device.card_type
         except BadInput as error:
             faults.append((("kind",), str(error)))
-    card, found = validate(card_type, data, hint)
     blocks = {f.alias or name: f.annotation for name, f in card_type.model_fields.items()}
-    if device is None:  # what blocks it may have is not known
-        found = [fault for fault in found if fault[0][0] in blocks]
-    faults += [fault for fault in found if fault[0] not in told]
+    card, found = validate(card_type, data, hint)
+    faults += check_card(data, card_name(path), list(blocks))
+    told = {where for where, _ in faults}
+    foreign = set() if device is not None else {(key,) for key in data} - {(key,) for key in blocks}
+    faults += [fault for fault in found if fault[0] not in told | foreign]
     for name, annotation in blocks.items():
         faults += [((name, *where), message) for where, message in _faults(annotation, data.get(name))]
-    faults += card.faults() if card else []
+    whole = card or _without(card_type, data, {where[0] for where, _ in found if where})
+    faults += whole.faults() if whole else []
     if faults:
         raise BadInput(*dict.fromkeys(lines(source, faults)))
     return device(card)
+
+
+def _without(card_type: type[Card], data: dict[str, Any], faulty: set[Any]) -> Card | None:
+    """A card of the well-formed blocks, so that what they say together is checked too; None if there is none."""
+    head = {"schema": "mpsearch.accelerator/1", "name": "card", "status": "analytic", "src": {"card": "none"}}
+    card, _ = validate(card_type, {key: value for key, value in data.items() if key not in faulty} | head)
+    return card
 
 
 def _faults(annotation: Any, data: object) -> Faults:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from mpsearch.core.errors import nearest
@@ -34,17 +34,18 @@ _IS_CALLED = {
 }
 
 
-def check_card(data: Mapping[str, Any], name: str) -> Faults:
+def check_card(data: Mapping[str, Any], name: str, known: Collection[str]) -> Faults:
     """Faults of a card's plain data.
 
     Args:
         name: of its file, without the suffix.
+        known: keys that its kind has; the rest are faults by themselves.
     """
     faults: Faults = []
     own = data.get("name")
     if isinstance(own, str) and own != name:
         faults.append((("name",), f"{own!r} is not the name of the file; write {name}, or call the file {own}.yaml."))
-    blocks = [key for key, value in data.items() if key not in _HEAD and any(_numbers(value))]
+    blocks = [key for key, value in data.items() if key in known and key not in _HEAD and any(_numbers(value))]
     src = data.get("src")
     if not src:
         needed = ", ".join(blocks) or "precision, memory, ..."
@@ -57,7 +58,7 @@ def check_card(data: Mapping[str, Any], name: str) -> Faults:
             faults.append(((key,), message))
     for key, text in src.items():
         if key not in data or key in _HEAD:
-            hint = nearest(key, [block for block in data if block not in _HEAD])
+            hint = "" if key in known else nearest(key, [block for block in data if block not in _HEAD])
             faults.append((("src", key), f"the card has no block {key!r}.{hint}"))
         elif isinstance(text, str) and any("mac_per_s" in inner for inner in _keys(data[key])):
             fault = _not_dense(text)
@@ -68,10 +69,10 @@ def check_card(data: Mapping[str, Any], name: str) -> Faults:
 def hint(key: str, allowed: list[str]) -> str | None:
     """What an unknown key is called here, where it has no unit, another unit, or names another quantity."""
     if _SPARSE.search(key) or _OPERATIONS.search(key):
-        return f": {DENSE}; write peak_mac_per_s, never a sparse figure."
+        return f"{DENSE}; write peak_mac_per_s, never a sparse figure."
     stem = key.lower().partition("_")[0]
     found = [name for name in allowed if name.partition("_")[0] == stem or name == _IS_CALLED.get(stem)]
-    return f": units stand in names, without prefixes such as giga; write {' or '.join(found)}." if found else None
+    return f"units stand in names, without prefixes such as giga; write {' or '.join(found)}." if found else None
 
 
 def _not_dense(text: str) -> str | None:

@@ -51,7 +51,8 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], hint: Hint) -> str:
     kind, value = error["type"], error["input"]
     if kind == "extra_forbidden":
         key, allowed = str(error["loc"][-1]), _keys(model, error["loc"][:-1])
-        return f"unknown key {key!r}{hint(key, allowed) or '.'}{nearest(key, allowed)}"
+        special = hint(key, allowed)
+        return f"unknown key {key!r}" + (f": {special}" if special else f".{nearest(key, allowed)}")
     if kind == "missing":
         return "is required and missing."
     if kind == "value_error":
