@@ -142,9 +142,11 @@ def test_bits_per_weight_of_published_formats() -> None:
     assert pruned_bits(64, bits=8, keep=2, of=4) == 64 * (8 // 2 + 1)
 
 
-def test_bits_per_weight_of_a_real_grid() -> None:
-    """4 bits in blocks of 64 with a float32 scale each."""
-    assert grid("int4:g64", torch.randn(4, 128)).nbits((4, 128)) == 4 * 128 * 4.5
+@pytest.mark.parametrize(("fmt", "expected", "besides"), [("int4:g64", 4.5, 0), ("mx4", 4.25, 0), ("nvfp4", 4.5, 32)])
+def test_bits_per_weight_of_real_grids(fmt: str, expected: float, besides: int) -> None:
+    """A float32 scale for every 64, a power of two for every 32, 8 bits for every 16 and 32 for the tensor."""
+    sample = torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
+    assert grid(fmt, sample).nbits((4, 128)) == 4 * 128 * expected + besides
 
 
 def test_a_partial_last_group_counts_as_one() -> None:
