@@ -142,12 +142,18 @@ def mem_total(
 
 
 def graph_measures(
-    structure: Structure, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt
+    structure: Structure | None, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt
 ) -> dict[str, Measure]:
-    """`graph_bytes` of a GNN on one batch: `memory_bytes`, `feature_bytes` and the structure in CSR."""
+    """`graph_bytes` of a GNN on one batch: `memory_bytes`, `feature_bytes` and the structure in CSR.
+
+    Nothing for a model without a graph (`structure` None) or without features.
+    """
+    if structure is None or not any(value.is_feature for value in values):
+        return {}
+    nodes, given = structure.nodes, structure.edges
     stored = memory_parts(parameters, values, packed)
     features = [part(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
-    edges = Part("(structure)", (), lambda _: csr_bits(structure.nodes, structure.edges))
+    edges = Part("(structure)", (), lambda _: csr_bits(nodes, given))
     return {"graph_bytes": Sum([*stored, *features, edges], per=8, whole=True)}
 
 

@@ -168,3 +168,5 @@ def test_graph_bytes_are_weights_features_and_structure() -> None:
         assert at["graph_bytes"] == at["memory_bytes"] + at["feature_bytes"] + (3 + 1 + 5) * 4
         assert measures["graph_bytes"].cost(space)([space.encode(assignment)]) == at["graph_bytes"]
     assert measures["graph_bytes"].shares(Assignment())["(structure)"] == 36
+    assert graph_measures(None, parameters, values, packed) == {}
+    assert graph_measures(Structure(3, 5), parameters, values[2:], packed) == {}

@@ -29,6 +29,7 @@ from torch_geometric import nn as pyg
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
 from mpsearch.core.site import Site
+from mpsearch.cost.arena import arena_bytes
 from mpsearch.cost.layout import device_peak
 from mpsearch.cost.memory import Packed, memory_measures
 from mpsearch.graph.sites import discover
@@ -322,6 +323,8 @@ def test_peak_of_mobilenet_v2(width: float, side: int, parameters: int, separate
     int8 = Assignment({site: Format.parse("int8") for site in sites})
     assert memory_measures((), held, packed)["activation_peak_bytes"].measure(int8) == separate * 1024
     for depthwise, expected in ((False, separate), (True, in_place)):
-        peak = device_peak(Layout(), InPlace(depthwise=depthwise), held, packed)
+        where = InPlace(depthwise=depthwise)
+        peak = device_peak(Layout(), where, held, packed)
         assert peak.measure(int8) == expected * 1024
+        assert arena_bytes(Layout(), where, held, packed, int8) == expected * 1024
         assert len(peak.held) <= len(sites) + 1
