@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mpsearch.core.errors import BadInput
 from mpsearch.cost.accelerators.base import Accelerator
 from mpsearch.cost.accelerators.load import load_accelerator
-from mpsearch.spec import find
+from mpsearch.spec import find, registry
 from mpsearch.spec.schema import card_name
 
 CARD = """\
@@ -280,3 +280,19 @@ def test_names_keep_their_dots() -> None:
         == card_name(Path("x/jetson.v1.2.yml"))
         == "jetson.v1.2"
     )
+
+
+def test_the_page_on_accelerators_lists_every_card_and_its_example_loads(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/accelerators.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in find.card_names())
+    (example,) = re.findall(r"```yaml\n(schema: mpsearch\.accelerator/1\n.*?)```", page, re.DOTALL)
+    path = tmp_path / "my-board.yaml"
+    path.write_text(example)
+    assert load_accelerator(path).refuses("latency_s") is None
+    for name in registry.names("accelerators"):
+        assert f"| `{name}` |" in page
+    for row in re.findall(r"\| `([a-z0-9-]+)` \| roofline \| ([^|]*)\|", page):
+        rows = load_accelerator(find.find_card(row[0], tmp_path)).card.precision.legal
+        for label, peak in re.findall(r"(int\d+|fp\d+|bf16)(?:/\w+)? ([\d.]+e\d+)", row[1]):
+            peaks = [r.peak_mac_per_s for r in rows if str(r.weight) == label]
+            assert peaks == [float(peak)]
