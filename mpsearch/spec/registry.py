@@ -37,6 +37,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "esb": "mpsearch.quant.esb:Esb",
         "fp": "mpsearch.quant.floating:Float",
         "int": "mpsearch.quant.integer:Integer",
+        "multibit": "mpsearch.quant.multibit:Multibit",
         "mx": "mpsearch.quant.microscaling:Microscaling",
         "nvfp": "mpsearch.quant.nvfp:Nvfp",
         "pow": "mpsearch.quant.power:PowerOfTwo",

@@ -7,12 +7,14 @@ import pytest
 from torch import Tensor
 
 from mpsearch.core.site import Role
+from mpsearch.quant.bases import BasesGrid
 from mpsearch.quant.block import BlockGrid
 from mpsearch.quant.esb import Esb
 from mpsearch.quant.floating import BrainFloat, Float
 from mpsearch.quant.grid import Grid, Quantizer
 from mpsearch.quant.integer import Integer
 from mpsearch.quant.microscaling import Microscaling
+from mpsearch.quant.multibit import Multibit
 from mpsearch.quant.nvfp import Nvfp
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.spec import registry
@@ -116,7 +118,37 @@ class TestEsbGroups(QuantizerExam):
     pass
 
 
+class _MultibitExam(QuantizerExam):
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """Averages are met from below, and never by chance: each group has as many digits as it has bases."""
+        assert isinstance(grid, BasesGrid)
+        most = super().code_bits(quantizer, text, role, grid, x)
+        digits = int((grid.counts * grid.groups.sizes()).sum())
+        assert digits == most or (grid.most is not None and digits < most)
+        return digits
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        assert isinstance(grid, BasesGrid)
+        return 8 * len(grid.counts)  # up to 2 bases above the average, rounded up
+
+
+@pytest.mark.parametrize("quantizer", [Multibit()])
+@pytest.mark.parametrize(
+    "text",
+    ["multibit1", "multibit2", "multibit3:kernel", "multibit2:pixel:a16", "multibit4:g16", "multibit2:adaptive:g8",
+     "multibit1.5:g16"],
+)  # fmt: skip
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.EMBEDDING])
+class TestMultibit(_MultibitExam):
+    pass
+
+
+@pytest.mark.parametrize(("quantizer", "text", "role"), [(Multibit(), "multibit0.6:g4:adaptive:a16", Role.WEIGHT)])
+class TestMultibitBelowOne(_MultibitExam):
+    constant_error = 1.0  # some groups are dropped
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo}
+    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))
