@@ -19,7 +19,7 @@ from mpsearch.cost.workload import Access, Gemm, Kind, Operation, Workload
 from mpsearch.graph import kinds, products
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import numel
-from mpsearch.graph.ops import ATTENTION, CELLS, RECURRENT, WEIGHTED, is_call, root
+from mpsearch.graph.ops import ATTENTION, CELLS, RECURRENT, WEIGHTED, aten, is_call, root
 from mpsearch.graph.sites import Discovery, live_nodes, owner
 from mpsearch.graph.tensors import Operand, Tensors
 
@@ -74,10 +74,12 @@ class _Lister:
             weight, value = sorted(node.args[:2], key=self._rank)
             self._add(node, Kind.SCALE, reads, writes, weight, value, macs=numel(node))
         elif kind in (Kind.GATHER, Kind.EMBEDDING):
-            looked_up = (
-                numel(node.args[1]) * node.args[0].meta["shape"][-1] if is_call(node, kinds.BAGS) else numel(made[0])
-            )
+            words = numel(node.args[1]) if is_call(node, kinds.BAGS) else 0
+            looked_up = words * node.args[0].meta["shape"][-1] or numel(made[0])
             self._add(node, kind, reads, writes, looked_up=looked_up)
+        elif is_call(node, {aten.cat.default, aten.stack.default}) and len(writes) == 1:
+            for part in node.args[0]:  # each goes to its place on its own: their formats have nothing to do with another
+                self._add(node, kind, [part], [Access(writes[0].tensor, numel(part))])
         else:
             self._add(node, kind, reads, writes)
 

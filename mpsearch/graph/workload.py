@@ -11,7 +11,7 @@ from mpsearch.core.site import Role, Site
 from mpsearch.cost.memory import Parameter, Value
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import holders, numel
-from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, WEIGHTED, aten, is_call, is_float, root
+from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, SHAPE_ONLY, WEIGHTED, aten, is_call, is_float, root
 from mpsearch.graph.sites import Discovery, live_nodes
 
 ELEMENTWISE = {
@@ -95,7 +95,7 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
     born = dict(order) | {part: order[whole] for whole, parts in held_by.slices.items() for part in parts}
     dies = {node: order[node] for node in nodes}
     for node in nodes:
-        for source in node.all_input_nodes:
+        for source in () if is_call(node, SHAPE_ONLY) else node.all_input_nodes:
             if source in holder:
                 dies[holder[source]] = max(dies[holder[source]], order[node])
     left = {node: held_by.elements(node) for node in dict.fromkeys(holder.values()) if is_float(node)}
@@ -156,10 +156,10 @@ def _made_over(
     for node in held:
         if not is_call(node, ELEMENTWISE) and not _is_depthwise(node):
             continue
-        for operand in node.all_input_nodes:
-            over = holder.get(operand)
-            if over not in place or over.op == "placeholder" or dies[over] != order[node]:
-                continue
+        sources = [holder.get(operand) for operand in node.all_input_nodes]
+        for operand, over in zip(node.all_input_nodes, sources, strict=True):
+            if over not in place or over.op == "placeholder" or dies[over] != order[node] or sources.count(over) > 1:
+                continue  # read again later, or turned: numbers would be gone before they are read
             if left[over] == numel(over) == numel(operand) >= numel(node):
                 found[node] = place[over]
     return found

@@ -1,0 +1,495 @@
+"""The operations of layers against formulas written by hand: multiply-accumulates, sizes, operands, what is moved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from math import prod
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from rigs import lower
+from tiny_models import Attention, Encoder, LanguageModel, OneConv, Smooth, graph, perceptron, randn
+from torch import Tensor, nn
+from torch_geometric import nn as pyg
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.cost.operations import operation_measures
+from mpsearch.cost.workload import Gemm, Held, Kind, Operation, Workload
+from mpsearch.graph.operations import operations
+from mpsearch.graph.sites import discover
+
+
+class Call(nn.Module):
+    """A function of the inputs and of parameters `w0`, `w1`, ..."""
+
+    def __init__(self, function: Callable[..., Any], *shapes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.function, self.count = function, len(shapes)
+        for i, shape in enumerate(shapes):
+            self.register_parameter(f"w{i}", nn.Parameter(randn(*shape, seed=i)))
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs, *(getattr(self, f"w{i}") for i in range(self.count)))
+
+
+def listed(model: nn.Module, *inputs: Tensor, active: Iterable[str] | None = None, samples: int = 1) -> Workload:
+    lowered = lower(model.eval(), inputs)
+    found = discover(lowered)
+    names = [site.name for site in found.sites] if active is None else active
+    return operations(lowered, found, names, samples)
+
+
+def only(found: Workload, *kinds: Kind) -> list[Operation]:
+    return [operation for operation in found.operations if operation.kind in kinds]
+
+
+def sites(found: Workload, operation: Operation) -> tuple[str | None, str | None]:
+    """Of the weight and the value."""
+    held = [found.operand(operation, place) for place in (operation.weight, operation.value)]
+    return tuple(None if h is None else h.site for h in held)  # type: ignore[return-value]
+
+
+def moved(found: Workload, operation: Operation) -> tuple[dict[str, int], dict[str, int]]:
+    """Elements read and written by the name of the tensor."""
+    return tuple(
+        {found.tensors[a.tensor].name: a.elements for a in accesses} for accesses in (operation.reads, operation.writes)
+    )  # type: ignore[return-value]
+
+
+def test_four_models_counted_by_hand() -> None:
+    """3 -> 16 channels on 16 x 16, depthwise, 16 -> 32 and a head; an encoder; an LSTM; the dense part of a GCN."""
+    cnn = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Conv2d(16, 16, 3, padding=1, groups=16),
+        nn.Conv2d(16, 32, 1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(32, 10),
+    )
+    assert listed(cnn, randn(1, 3, 16, 16)).macs == 256 * (16 * 27 + 16 * 9 + 32 * 16) + 320 == 278_848
+    encoder = nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    assert listed(encoder, randn(2, 10, 64)).macs == 20 * (4 * 64**2 + 2 * 64 * 128) + 2 * 2 * 4 * 100 * 16 == 680_960
+    lstm = nn.LSTM(32, 48, 2, batch_first=True)
+    assert listed(lstm, randn(2, 10, 32)).macs == 2 * 10 * 4 * 48 * ((32 + 48) + (48 + 48)) == 675_840
+
+    class Gcn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = pyg.GCNConv(128, 16), pyg.GCNConv(16, 7)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return self.conv2(F.relu(self.conv1(x, edges)), edges)
+
+    found = listed(Gcn(), *graph(300, 900, 128))
+    assert sum(o.macs for o in only(found, Kind.LINEAR)) == 300 * (128 * 16 + 16 * 7) == 648_000
+
+
+@pytest.mark.parametrize(
+    ("layer", "inputs", "kind", "gemm", "macs"),
+    [
+        (
+            nn.Conv1d(4, 6, 5, stride=2, dilation=2),
+            (2, 4, 21),
+            Kind.CONV,
+            Gemm(2 * 7, 6, 20, 1, 5, 2),
+            2 * 7 * 6 * 4 * 5,
+        ),
+        (
+            nn.Conv2d(4, 6, (3, 2), stride=(2, 1), padding=1, groups=2),
+            (2, 4, 7, 7),
+            Kind.CONV,
+            Gemm(2 * 4 * 8, 3, 12, 2, 6, 2),
+            2 * 6 * 4 * 8 * 2 * 6,
+        ),
+        (
+            nn.Conv2d(6, 12, 3, padding="same", groups=6),
+            (1, 6, 5, 5),
+            Kind.CONV,
+            Gemm(25, 2, 9, 6, 9),
+            12 * 25 * 9,
+        ),
+        (nn.Conv3d(2, 4, 3), (1, 2, 5, 5, 5), Kind.CONV, Gemm(27, 4, 54, 1, 27), 4 * 27 * 2 * 27),
+        (
+            nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+            (2, 4, 5, 5),
+            Kind.CONV_TRANSPOSED,
+            Gemm(50, 27, 2, 2),
+            2 * 4 * 25 * 3 * 9,
+        ),
+        (nn.Linear(8, 5), (3, 7, 8), Kind.LINEAR, Gemm(21, 5, 8), 21 * 8 * 5),
+    ],
+    ids=["conv1d", "grouped", "depthwise", "conv3d", "transposed", "linear"],
+)
+def test_weighted_layers(layer: nn.Module, inputs: tuple[int, ...], kind: Kind, gemm: Gemm, macs: int) -> None:
+    found = listed(OneConv(layer), randn(*inputs), samples=inputs[0])
+    (operation,) = found.operations
+    assert (operation.name, operation.kind, operation.gemm, operation.macs) == ("conv", kind, gemm, macs)
+    assert operation.is_first
+    assert operation.gemm is not None
+    assert operation.gemm.is_depthwise == (getattr(layer, "groups", 1) == 6)
+    assert sites(found, operation) == ("conv.weight", "conv:in")
+    weight, bias = layer.weight, layer.bias
+    read, written = moved(found, operation)
+    assert read == {"conv:in": prod(inputs), "conv.weight": weight.numel(), "conv.bias": bias.numel()}
+    assert list(written.values()) == [layer(randn(*inputs)).numel()]
+    assert found.samples == inputs[0]
+    stored = next(t for t in found.tensors if t.name == "conv.weight")
+    rows = weight.shape[1 if kind is Kind.CONV_TRANSPOSED else 0]
+    assert stored == Held("conv.weight", weight.numel(), rows, site="conv.weight", is_parameter=True)
+
+
+def test_the_sums_of_a_strided_transposed_convolution() -> None:
+    found = listed(OneConv(nn.ConvTranspose2d(4, 6, 4, stride=2, padding=1)), randn(1, 4, 8, 8))
+    assert found.operations[0].reduction == 4 * 16 / 4
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "gemm", "operands"),
+    [
+        (Call(torch.matmul), [(2, 3, 4), (2, 4, 5)], Gemm(3, 5, 4, 2), ("rhs", "lhs")),
+        (Call(torch.matmul, (4, 5)), [(2, 3, 4)], Gemm(6, 5, 4), ("w0", "lhs")),
+        (Call(lambda x, w: w @ x, (5, 4)), [(2, 4, 3)], Gemm(6, 5, 4), ("w0", "rhs")),
+        (Call(lambda x, w: x @ w.t(), (5, 4)), [(3, 4)], Gemm(3, 5, 4), ("w0", "lhs")),
+        (Call(torch.matmul, (4,)), [(2, 3, 4)], Gemm(6, 1, 4), (None, "lhs")),
+        (Call(lambda x, w, b: torch.addmm(b, x, w), (4, 5), (5,)), [(3, 4)], Gemm(3, 5, 4), ("w0", "lhs")),
+        (
+            Call(lambda b, x, y: torch.baddbmm(b, x, y)),
+            [(2, 3, 5), (2, 3, 4), (2, 4, 5)],
+            Gemm(3, 5, 4, 2),
+            ("rhs", "lhs"),
+        ),
+        (Call(lambda x, w: torch.einsum("bij,jk->bik", x, w), (4, 5)), [(2, 3, 4)], Gemm(6, 5, 4), (None, None)),
+        (
+            Call(lambda x, y: torch.einsum("...id,...jd->...ij", x, y)),
+            [(2, 2, 3, 4), (2, 2, 5, 4)],
+            Gemm(3, 5, 4, 4),
+            (None, None),
+        ),
+    ],
+    ids=["bmm", "right", "left", "turned", "vector", "addmm", "baddbmm", "einsum", "einsum of heads"],
+)
+def test_products(
+    model: nn.Module, inputs: list[tuple[int, ...]], gemm: Gemm, operands: tuple[str | None, ...]
+) -> None:
+    tensors = [randn(*shape, seed=i) for i, shape in enumerate(inputs)]
+    found = listed(model, *tensors)
+    (operation,) = only(found, Kind.MATMUL)
+    assert (operation.gemm, operation.macs) == (gemm, prod((gemm.m, gemm.n, gemm.k, gemm.count)))
+    assert sites(found, operation) == operands
+    assert None not in (operation.weight, operation.value)
+
+
+def test_an_einsum_of_three_goes_from_left_to_right() -> None:
+    model = Call(lambda x, v, w: torch.einsum("bi,ij,jk->bk", x, v, w), (3, 4), (4, 5))
+    first, second = listed(model, randn(2, 3)).operations
+    assert (first.macs, second.macs) == (2 * 3 * 4, 2 * 4 * 5)
+    assert first.write is None
+    assert second.value is None
+
+
+def test_bilinear() -> None:
+    found = listed(OneConv(nn.Bilinear(3, 4, 5)), randn(2, 3), randn(2, 4))
+    assert found.macs == 2 * 5 * 3 * 4 + 2 * 5 * 4
+
+
+def test_sparse_products_count_what_is_stored() -> None:
+    def propagate(x: Tensor, edges: Tensor) -> Tensor:
+        return torch.sparse_coo_tensor(edges, torch.ones(edges.shape[1]), (12, 12)) @ x
+
+    found = listed(Call(propagate), *graph())
+    (operation,) = found.operations
+    assert (operation.kind, operation.macs) == (Kind.SPMM, 40 * 8)
+    matrix = found.operand(operation, operation.weight)
+    assert matrix is not None
+    assert (matrix.elements, matrix.float_bits) == (40, 32 + 2 * 64)
+
+
+@pytest.mark.parametrize("written_out", [False, True])
+def test_attention_that_is_held(written_out: bool) -> None:
+    """B T 4 d^2 + 2 B H T^2 dh; the products read (key, query) and (probabilities, value)."""
+    found = listed(OneConv(Attention(8, 2, written_out)), randn(3, 5, 8))
+    assert found.macs == 3 * 5 * 4 * 64 + 2 * 3 * 2 * 25 * 4
+    first, second = only(found, Kind.MATMUL)
+    assert sites(found, first) == ("conv:k", "conv:q")
+    assert sites(found, second) == ("conv:probs", "conv:v")
+    assert (first.gemm, second.gemm) == (Gemm(5, 5, 4, 6), Gemm(5, 4, 5, 6))
+    (softmax,) = only(found, Kind.SOFTMAX)
+    assert moved(found, softmax) == ({"conv:scores": 150}, {"conv:probs": 150})
+
+
+def test_attention_whose_scores_have_no_choice_holds_none() -> None:
+    found = listed(OneConv(Attention(8, 2)), randn(3, 5, 8), active=["conv:q"])
+    first, second = only(found, Kind.MATMUL)
+    assert sites(found, first) == ("conv:k", "conv:q")
+    assert first.write is None
+    assert second.weight is None
+    assert sites(found, second) == (None, "conv:v")
+    assert not only(found, Kind.SOFTMAX)
+    assert not {t.site for t in found.tensors} & {"conv:scores", "conv:probs"}
+    assert found.macs == 3 * 5 * 4 * 64 + 2 * 3 * 2 * 25 * 4
+
+
+def test_a_mask_is_read_and_a_causal_one_made() -> None:
+    def attend(x: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+    for active in (None, []):
+        found = listed(Call(attend), randn(2, 3, 5, 4), torch.ones(5, 5, dtype=torch.bool), active=active)
+        assert sum(t.elements == 25 for t in found.tensors) == 1
+    causal = listed(Call(lambda x: F.scaled_dot_product_attention(x, x, x, is_causal=True)), randn(2, 3, 5, 4))
+    assert {t.elements for t in causal.tensors} == {2 * 3 * 5 * 4, 2 * 3 * 25}
+
+
+def test_shared_heads_are_read_once() -> None:
+    def attend(q: Tensor, k: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, k, enable_gqa=True)
+
+    found = listed(Call(attend), randn(2, 6, 5, 4), randn(2, 2, 5, 4, seed=1), active=[])
+    first, second = found.operations
+    assert first.macs == second.macs == 2 * 6 * 25 * 4
+    assert [a.elements for a in second.reads] == [2 * 2 * 5 * 4]
+
+
+def test_a_packed_projection_writes_query_key_and_value() -> None:
+    found = listed(Encoder(), randn(3, 5, 8))
+    projection = next(o for o in found.operations if o.name == "layer.self_attn:linear")
+    assert moved(found, projection)[1] == {f"layer.self_attn:{part}": 120 for part in "qkv"}
+    assert projection.gemm == Gemm(15, 24, 8)
+
+
+def test_a_multiplication_with_a_number_is_the_tensor_it_scales() -> None:
+    """Queries that are scaled before the product still have their own bits there."""
+    found = listed(OneConv(nn.MultiheadAttention(8, 2, batch_first=True)), *[randn(3, 5, 8)] * 3)
+    assert sites(found, only(found, Kind.MATMUL)[0]) == ("conv:k", "conv:q")
+
+
+def test_embeddings_look_rows_up_and_tied_weights_are_one_tensor() -> None:
+    tokens = torch.zeros(3, 5, dtype=torch.long)
+    found = listed(LanguageModel(), tokens)
+    look = found.operations[0]
+    assert (look.kind, look.name, look.macs) == (Kind.EMBEDDING, "embed", 0)
+    assert moved(found, look) == ({"embed.weight": 3 * 5 * 6, "tokens": 15}, {"lstm:in": 90})
+    head = found.operations[-1]
+    assert head.name == "head"
+    assert look.reads[0].tensor == head.reads[head.weight or 0].tensor
+    assert [t.name for t in found.tensors if t.is_parameter].count("embed.weight") == 1
+    assert next(t for t in found.tensors if t.name == "tokens").float_bits == 64
+
+
+def test_bags_of_words_look_up_every_word() -> None:
+    model = nn.Sequential(nn.EmbeddingBag(7, 3), nn.Linear(3, 2))
+    found = listed(model, torch.zeros(2, 4, dtype=torch.long))
+    assert [o.kind for o in found.operations] == [Kind.EMBEDDING, Kind.LINEAR]
+    assert moved(found, found.operations[0])[0]["0.weight"] == 2 * 4 * 3
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_recurrent_layers(kind: Any, gates: int, bidirectional: bool) -> None:
+    """One operation per matrix; sum over layers of directions * B * T * gates * h * (in + h)."""
+    layer = kind(6, 5, 2, batch_first=True, bidirectional=bidirectional)
+    found = listed(OneConv(layer), randn(3, 7, 6))
+    both = 2 if bidirectional else 1
+    assert found.macs == both * 3 * 7 * gates * 5 * (6 + 5 + both * 5 + 5)
+    assert len(found.operations) == 4 * both
+    assert all(o.kind is Kind.RECURRENT for o in found.operations)
+    first, state = found.operations[:2]
+    assert first.name == "conv:weight_ih_l0"
+    assert (first.gemm, state.gemm) == (Gemm(21, gates * 5, 6), Gemm(3, gates * 5, 5, 7))
+    assert (sites(found, first), sites(found, state)) == (("conv.weight_ih_l0", "conv:in"), ("conv.weight_hh_l0", None))
+    inner = next(t for t in found.tensors if t.name == "conv:l0")
+    assert (inner.elements, inner.site) == (3 * 7 * both * 5, None)
+    written = [a for o in found.operations for a in o.writes if found.tensors[a.tensor] == inner]
+    assert sum(a.elements for a in written) == inner.elements
+    assert found.operations[0].is_first
+    assert not found.operations[2 * both].is_first
+
+
+def test_a_projected_lstm() -> None:
+    found = listed(OneConv(nn.LSTM(6, 5, proj_size=3)), randn(7, 2, 6))
+    assert found.macs == 2 * 7 * (20 * 6 + 20 * 3 + 3 * 5)
+    assert [o.name for o in found.operations] == [f"conv:weight_{part}_l0" for part in ("ih", "hh", "hr")]
+
+
+@pytest.mark.parametrize(("cell", "gates"), [(nn.LSTMCell, 4), (nn.GRUCell, 3), (nn.RNNCell, 1)])
+def test_recurrent_cells(cell: Any, gates: int) -> None:
+    assert listed(OneConv(cell(6, 5)), randn(3, 6)).macs == 3 * gates * 5 * (6 + 5)
+
+
+NODES, EDGES, CHANNELS = 12, 40, 8
+
+
+def without_loops() -> tuple[Tensor, Tensor]:
+    x, edges = graph(NODES, EDGES, CHANNELS)
+    return x, edges[:, edges[0] != edges[1]]
+
+
+def test_gcn() -> None:
+    """N din dout + (E + N) dout; the gather reads E + N rows, the scatter writes N."""
+    x, edges = without_loops()
+    e = edges.shape[1] + NODES
+    found = listed(OneConv(pyg.GCNConv(CHANNELS, 6)), x, edges)
+    assert found.macs == NODES * CHANNELS * 6 + e * 6
+    gather, scale, scatter = only(found, Kind.GATHER, Kind.SCALE, Kind.SCATTER)
+    assert sites(found, scale) == ("conv:attention", "conv:message")
+    assert moved(found, gather)[1] == {"conv:message": e * 6}
+    assert gather.reads[0].elements == e * 6
+    assert scatter.write is not None
+    assert moved(found, scatter)[1] == {"conv:aggregate": NODES * 6}
+    assert [a.elements for a in scatter.reads] == [e, e * 6]
+    assert found.tensors[scatter.reads[0].tensor].float_bits == 64
+
+
+class AggregateFirst(pyg.MessagePassing):
+    """Weighted neighbours first, the linear layer after."""
+
+    def __init__(self) -> None:
+        super().__init__(aggr="add")
+        self.lin = nn.Linear(CHANNELS, 6)
+
+    def forward(self, x: Tensor, edges: Tensor, weight: Tensor) -> Tensor:
+        return self.lin(self.propagate(edges, x=x, weight=weight))
+
+    def message(self, x_j: Tensor, weight: Tensor) -> Tensor:
+        return weight[:, None] * x_j
+
+
+def test_the_order_of_a_layer_is_read_off_its_graph() -> None:
+    x, edges = without_loops()
+    found = listed(AggregateFirst(), x, edges, torch.ones(edges.shape[1]))
+    assert found.macs == edges.shape[1] * CHANNELS + NODES * CHANNELS * 6
+    order = [o.kind for o in found.operations]
+    assert order == [Kind.GATHER, Kind.SCALE, Kind.SCATTER, Kind.LINEAR]
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_gat(heads: int) -> None:
+    x, edges = without_loops()
+    e, out = edges.shape[1] + NODES, heads * 4
+    found = listed(OneConv(pyg.GATConv(CHANNELS, 4, heads=heads)), x, edges)
+    assert found.macs == NODES * CHANNELS * out + 2 * NODES * out + e * out
+    vectors = [o for o in only(found, Kind.SCALE) if o.macs == NODES * out]
+    assert [found.tensors[o.reads[o.weight or 0].tensor].name for o in vectors] == ["conv.att_src", "conv.att_dst"]
+    assert sites(found, only(found, Kind.SCALE)[-1]) == ("conv:attention", "conv:message")
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs"),
+    [
+        (pyg.SAGEConv(CHANNELS, 4), 2 * NODES * CHANNELS * 4),
+        (pyg.GINConv(perceptron(CHANNELS, 6)), NODES * (CHANNELS * 6 + 36)),
+        (pyg.TransformerConv(CHANNELS, 4, heads=2), 4 * NODES * CHANNELS * 8 + 2 * EDGES * 8),
+        (pyg.GATv2Conv(CHANNELS, 4, heads=2, add_self_loops=False), 2 * NODES * CHANNELS * 8 + 2 * EDGES * 8),
+        (pyg.EdgeConv(perceptron(2 * CHANNELS, 4)), EDGES * (2 * CHANNELS * 4 + 16)),
+        (pyg.AGNNConv(add_self_loops=False), 2 * EDGES * CHANNELS),
+        (Smooth(), NODES * CHANNELS * 8),
+    ],
+    ids=["SAGE", "GIN", "Transformer", "GATv2", "EdgeConv", "AGNN", "own layer"],
+)
+def test_message_passing(layer: nn.Module, macs: int) -> None:
+    """Messages that are only added up multiply nothing; a product of two vectors is a multiply-accumulate each."""
+    found = listed(OneConv(layer), *graph(NODES, EDGES, CHANNELS))
+    assert found.macs == macs
+    assert only(found, Kind.GATHER)
+    assert only(found, Kind.SCATTER)
+
+
+def test_what_multiplies_no_sums_is_no_product() -> None:
+    def forward(x: Tensor) -> Tensor:
+        y = F.layer_norm(x * x.sigmoid(), (6,)) + x.softmax(-1)
+        return torch.cat([y, F.max_pool1d(y, 2), x.mean(-1, keepdim=True)], -1)
+
+    found = listed(Call(forward), randn(2, 3, 6))
+    assert found.macs == 0
+    kinds = [o.kind for o in found.operations]
+    assert [kinds.count(k) for k in (Kind.NORM, Kind.SOFTMAX, Kind.POOL, Kind.COPY)] == [1, 1, 2, 3]
+    assert kinds.count(Kind.ELEMENTWISE) == 3
+
+
+def test_activations_and_reshapes_are_no_operations() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Unflatten(1, (2, 4)), nn.Flatten(), nn.Linear(8, 3))
+    found = listed(model, randn(2, 6))
+    assert [o.name for o in found.operations] == ["0", "4"]
+    assert found.operations[0].write == found.operations[1].reads[0]
+
+
+def test_an_activation_of_what_another_one_reads_is_one() -> None:
+    found = listed(Call(lambda x, w: (lambda y: F.relu(y) + y)(x @ w), (6, 6)), randn(2, 6))
+    assert [o.kind for o in found.operations] == [Kind.MATMUL, Kind.ELEMENTWISE, Kind.ELEMENTWISE]
+
+
+def test_a_pool_that_keeps_the_shape_works_in_place() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.MaxPool2d(3, 1, 1), nn.Conv2d(3, 2, 1))
+    conv, pool, _ = listed(model, randn(1, 2, 4, 4)).operations
+    assert pool.kind is Kind.POOL
+    assert pool.write == pool.reads[0] == conv.write
+
+
+def test_two_values_with_a_choice_each_are_two_tensors() -> None:
+    """An aggregate, and the features that an activation function makes of it."""
+
+    class Gcn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1, self.conv2 = pyg.GCNConv(8, 6, bias=False), pyg.GCNConv(6, 3, bias=False)
+
+        def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+            return self.conv2(F.relu(self.conv1(x, edges)), edges)
+
+    model = Gcn()
+    both = listed(model, *graph())
+    assert {"conv1:aggregate", "conv2:feature"} <= {t.site for t in both.tensors}
+    one = listed(model, *graph(), active=["conv2:feature"])
+    assert "conv1:aggregate" not in {t.site for t in one.tensors}
+    assert len(one.operations) == len(both.operations) - 1
+
+
+def test_a_format_of_half_a_tensor_is_not_that_of_all_of_it() -> None:
+    """An activation function with a site on a slice makes a tensor of the slice's size."""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.wide, self.narrow = nn.Linear(6, 8), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.wide(x).chunk(2, -1)
+            return self.narrow(F.relu(one)) + other[:, :3]
+
+    found = listed(Halves(), randn(2, 6))
+    assert next(t for t in found.tensors if t.site == "narrow:in").elements == 2 * 4
+
+
+def test_operations_have_names_of_their_own() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(6, 6)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.lin(self.lin(x)) + x + x.sum()
+
+    assert [o.name for o in listed(Twice(), randn(2, 6)).operations] == [
+        "lin:linear",
+        "lin:linear_2",
+        "add",
+        "sum",
+        "add_2",
+    ]
+
+
+def test_bops_of_a_graph_with_and_without_sites() -> None:
+    """GAT's attention vectors have no site: they multiply in float32, whatever the values are."""
+    x, edges = without_loops()
+    e = edges.shape[1] + NODES
+    found = listed(OneConv(pyg.GATConv(CHANNELS, 4, heads=2)), x, edges)
+    chosen = {"conv.lin.weight": "int4", "conv:feature": "int8", "conv:attention": "int2", "conv:message": "int3"}
+    bops = operation_measures(found)["bops"]
+    expected = NODES * CHANNELS * 8 * 32 + 2 * NODES * 8 * 1024 + e * 8 * 6
+    assert bops.measure(Assignment.parse(chosen)) == expected
+    assert bops.measure(Assignment.parse({})) == found.macs * 1024
