@@ -131,7 +131,9 @@ class _Lister:
                 writes = self.tensors.inside(above, f"{owner(node)}:l{layer}".lstrip(":"), elements)
             for matrix in mine:
                 value = below if matrix.reads_input else states[0] if is_call(node, CELLS) else None
-                reads = [below] if matrix.reads_input else states
+                reads = [below]
+                if not matrix.reads_input:
+                    reads, states = states, []  # all of them once
                 self._add(
                     node,
                     Kind.RECURRENT,

@@ -261,6 +261,12 @@ def test_recurrent_layers(kind: Any, gates: int, bidirectional: bool) -> None:
     assert not found.operations[2 * both].is_first
 
 
+def test_states_that_are_given_are_read_once() -> None:
+    found = listed(nn.GRU(6, 5, 2), randn(7, 3, 6), randn(2, 3, 5))
+    reads = [a.elements for o in found.operations for a in o.reads if found.tensors[a.tensor].name == "hx"]
+    assert reads == [2 * 3 * 5]
+
+
 def test_a_projected_lstm() -> None:
     found = listed(OneConv(nn.LSTM(6, 5, proj_size=3)), randn(7, 2, 6))
     assert found.macs == 2 * 7 * (20 * 6 + 20 * 3 + 3 * 5)
