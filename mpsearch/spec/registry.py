@@ -40,6 +40,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "multibit": "mpsearch.quant.multibit:Multibit",
         "mx": "mpsearch.quant.microscaling:Microscaling",
         "nvfp": "mpsearch.quant.nvfp:Nvfp",
+        "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
     },

@@ -17,6 +17,7 @@ from mpsearch.quant.integer import Integer
 from mpsearch.quant.microscaling import Microscaling
 from mpsearch.quant.multibit import Multibit
 from mpsearch.quant.nvfp import Nvfp
+from mpsearch.quant.planes import Planes
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.quant.product import CodebookGrid, Product
 from mpsearch.spec import registry
@@ -166,7 +167,23 @@ class TestProduct(QuantizerExam):
         return grid.codebook.numel()
 
 
+@pytest.mark.parametrize("quantizer", [Planes()])
+@pytest.mark.parametrize(
+    "text", ["planes1", "planes1:sym:tensor", "planes2", "planes3:affine:channel:max", "planes4:sym:mse", "planes8"]
+)
+@pytest.mark.parametrize("role", BOTH)
+class TestPlanes(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [Planes()])
+@pytest.mark.parametrize("text", ["planes2:g16", "planes3:affine:g7"])
+@pytest.mark.parametrize("role", [Role.EMBEDDING])
+class TestPlanesGroups(QuantizerExam):
+    pass
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product}
+    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product, Planes}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))
