@@ -16,6 +16,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.engine import plots, report
 from mpsearch.engine.compare import compare
 from mpsearch.engine.costs import MEANING, Costs, gathered, shortened
+from mpsearch.engine.limits import unmet
 from mpsearch.engine.load import load_result
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.views import View
@@ -120,6 +121,11 @@ def test_the_report_has_what_a_reader_of_the_figures_needs(tmp_path: Path, monke
     assert "analytic" not in whole
 
 
+def test_a_limit_that_nothing_meets_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_on(tmp_path / "run", monkeypatch, limit="<= 3e-6")
+    assert unmet(result) == "latency_s@nvidia-t4 (analytic) <= 3e-06 (the best reached is 2.25e-06) together"
+
+
 def test_a_run_without_accelerators_has_no_labels(make_result: Make, tmp_path: Path) -> None:
     view = View.of(make_result(tmp_path / "run", evaluations=20))
     assert "## Accelerators" not in report.markdown(view)
@@ -129,7 +135,8 @@ def test_a_run_without_accelerators_has_no_labels(make_result: Make, tmp_path: P
 
 def test_runs_compare_where_their_figures_are_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [run_on(tmp_path / f"run{seed}", monkeypatch, seed=seed) for seed in range(2)]
-    assert "least latency_s@nvidia-t4 (analytic)" in compare(runs).head
+    assert "least latency_s@nvidia-t4 (analytic)" in compare(runs, tmp_path / "both.html").head
+    assert "latency_s@nvidia-t4 (analytic) 36 µs" in (tmp_path / "both.html").read_text()
     (runs[0].folder / "costs.json").unlink()
     assert "least latency_s@nvidia-t4 (analytic)" in compare(runs).head
     with_shares(runs[0], {}, status={"latency_s@nvidia-t4": "calibrated"})
