@@ -27,7 +27,7 @@ MEANING = {
 }
 _ALWAYS = "memory_bytes"
 """A cost whose shares are kept whether it is a goal or not."""
-_SMALL = 1e-3
+_SMALL = 5e-3
 """Share of a cost below which a part is not worth a row."""
 
 
@@ -122,7 +122,7 @@ class Costs:
 def gathered(columns: Sequence[Mapping[str, float]], most: int = 40) -> list[tuple[str, list[float]]]:
     """What each part adds to each of `columns`, in the order of computation, as at most so many rows.
 
-    The largest by share stay, and the rest become one last row, `others (n)`, as does what is below 1/1000. Parts that
+    The largest by share stay, and the rest become one last row, `others (n)`, as does what is below 1/200. Parts that
     add nothing are left out.
     """
     totals = [sum(map(abs, column.values())) or 1.0 for column in columns]

@@ -73,9 +73,8 @@ def test_describe_of_a_card_that_is_none(cli, space: Path, name: str, message: s
 def test_a_run_labels_its_figures(cli, space: Path, projections: None) -> None:
     done = cli("run", "--space", space, "--out", "found", "--set", ONE, "--set", ALL)
     assert done.code == 0, done.err
-    head, second = done.out.splitlines()[:2]
-    assert LATENCY in head
-    assert "(analytic)" in second
+    heading = [line.split() for line in done.out.splitlines()[:3]]
+    assert all(part in line for part, line in zip(("latency_s", "@nvidia-t4", "(analytic)"), heading, strict=True))
     front = json.loads(Path("found/front.json").read_text())
     assert front["measure_status"] == {LATENCY: "analytic"}
     assert all(member["measures"][LATENCY] > 0 for member in front["members"])
