@@ -54,6 +54,13 @@ class TestIntegerSixteen(QuantizerExam):
     pass
 
 
+@pytest.mark.parametrize("quantizer", [Integer()])
+@pytest.mark.parametrize("text", ["int2:stochastic", "int4:affine:channel:stochastic", "int8:tensor:max:stochastic"])
+@pytest.mark.parametrize("role", BOTH)
+class TestIntegerStochastic(QuantizerExam):
+    pass
+
+
 @pytest.mark.parametrize(("quantizer", "text"), [(Float(), "fp16"), (BrainFloat(), "bf16")])
 @pytest.mark.parametrize("role", BOTH)
 class TestFloats(QuantizerExam):
