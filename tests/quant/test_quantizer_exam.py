@@ -20,6 +20,8 @@ from mpsearch.quant.nvfp import Nvfp
 from mpsearch.quant.planes import Planes
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.quant.product import CodebookGrid, Product
+from mpsearch.quant.rowscale import RowScale
+from mpsearch.quant.sparse import Sparse
 from mpsearch.quant.subtensor import Subtensor
 from mpsearch.spec import registry
 from mpsearch.testing.quantizers import QuantizerExam
@@ -198,7 +200,46 @@ class TestSubtensor(QuantizerExam):
     pass
 
 
+@pytest.mark.parametrize(
+    ("quantizer", "text", "role"), [(RowScale(), "rowscale1", role) for role in (Role.FEATURE, Role.ACTIVATION)]
+)
+class TestRowScale(QuantizerExam):
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """The exam's channel axis is the first one; values of rows are made with them."""
+        return x.numel() + 32 * (1 if x.dim() < 2 else x[0].numel())
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        return prod(shape)
+
+
+@pytest.mark.parametrize("quantizer", [Sparse()])
+@pytest.mark.parametrize("text", ["sparse1", "sparse3:max", "sparse8", "sparse16", "sparse32"])
+@pytest.mark.parametrize("role", [*BOTH, Role.FEATURE])
+class TestSparse(QuantizerExam):
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """Pointers, indices, codes of what is not zero once it is quantized."""
+        rows, n = (1, x.numel()) if x.dim() < 2 else (len(x), x[0].numel())
+        if not role.is_parameter and x.dim() > 1:
+            rows, n = n, rows
+        entries = int(grid.round_trip(x).count_nonzero())
+        return 32 * (rows + 1) + entries * (max(1, math.ceil(math.log2(n))) + Format.parse(text).bits)
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product, Planes, Subtensor}
+    examined = {
+        Integer,
+        Float,
+        BrainFloat,
+        Microscaling,
+        Nvfp,
+        Esb,
+        PowerOfTwo,
+        Multibit,
+        Product,
+        Planes,
+        Subtensor,
+        RowScale,
+        Sparse,
+    }
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))
