@@ -38,7 +38,7 @@ class Device:
     Args:
         name, kind, status, note: as the card says.
         anchors: measured runs that it was fitted to; 0 where it was not.
-        heldout_mape: mean absolute error in percent on runs that it was not fitted to; None where not known.
+        heldout_mape: mean absolute error on runs that it was not fitted to, as a share; None where not known.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Device:
     @property
     def fitted(self) -> str:
         """How it was fitted to measured runs, for people; empty where it was not."""
-        error = "" if self.heldout_mape is None else f", {self.heldout_mape:.2g} % off on others on average"
+        error = "" if self.heldout_mape is None else f", on average {self.heldout_mape:.1%} off on others"
         return f"Fitted to {self.anchors} measured runs{error}" if self.anchors else ""
 
 

@@ -112,7 +112,7 @@ def test_the_report_has_what_a_reader_of_the_figures_needs(tmp_path: Path, monke
     result = run_on(tmp_path / "run", monkeypatch, status="calibrated", limit="<= baseline * 0.5")
     section = report.markdown(View.of(result)).partition("## Accelerators")[2].partition("##")[0]
     assert "`nvidia-t4` (roofline), **calibrated**" in section
-    assert "Fitted to 8 measured runs, 3.5 % off on others on average. Dense peaks; no sparsity." in section
+    assert "Fitted to 8 measured runs, on average 3.5% off on others. Dense peaks; no sparsity." in section
     assert NOTE in section
     assert MEANING["calibrated"] in section
     assert "one batch (100 samples scored)" in section
