@@ -38,8 +38,8 @@ def front(
         limits: the most that each cost may measure, in its own unit; None for any.
         joint: what options of several choices add to the score together.
         most: points at most. A larger front is thinned to points that are even on the log of the costs, and then
-            `complete` is False; against several sums it may be thinned to fewer. Where a part of a unit of several costs counts as a whole one, another point that is
-            less than a unit dearer may be better.
+            `complete` is False; against several sums it may be thinned to fewer. Where a part of a unit of several
+            costs counts as a whole one, another point that is less than a unit dearer may be better.
 
     Raises `NothingFeasible` where no assignment is within the limits, and `OutOfResources` where the front of one cost
     is too large to hold and `most` is not given.
