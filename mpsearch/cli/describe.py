@@ -29,6 +29,7 @@ def with_accelerators(spec: Spec, names: Sequence[str]) -> Spec:
     """
     if not names:
         return spec
+    from mpsearch.core.errors import BadInput
     from mpsearch.cost.accelerators.load import load_accelerator
     from mpsearch.spec.find import find_card
     from mpsearch.spec.schema import GoalSpec
@@ -40,7 +41,10 @@ def with_accelerators(spec: Spec, names: Sequence[str]) -> Spec:
         path = find_card(name, Path.cwd())
         device, text = load_accelerator(path), texts.get(path, str(path))
         for measure in ("latency_s", "energy_j"):
-            if measure == "latency_s" or device.refuses(measure) is None:
+            refused = device.refuses(measure)
+            if measure == "latency_s" and refused is not None:
+                raise BadInput(f"--accelerator {name}: it cannot give latency_s: {refused}.")
+            if refused is None:
                 found = GoalSpec(name=measure, accelerator=text)
                 goals.setdefault(found.measure, found)
     return spec.model_copy(update={"goals": tuple(goals.values())})
@@ -98,6 +102,7 @@ def _facts(spec: Spec, problem: Problem) -> tuple[dict[str, Any], Costs]:
         "limits": list(problem.limits),
         "costs": {name: problem.costs(assignment) for name, assignment in controls.items()},
         "range": {name: {"least": low, "most": high} for name, (low, high) in reach(problem).items()},
+        "arena_bytes": {name: problem.arena_bytes(assignment) for name, assignment in controls.items()},
         "shares": shares,
         "measure_status": dict(costs.status),
         "accelerators": [asdict(device) for device in costs.devices],
@@ -135,6 +140,10 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     _print_sites(screen, facts)
     screen.print(f"\n{len(facts['choices'])} choices, {facts['size']:.3g} assignments\n")
     _print_costs(screen, facts, costs)
+    planned = {name: arena for name, arena in facts["arena_bytes"].items() if arena is not None}
+    if planned:
+        told = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned.items())
+        screen.print(f"activations laid out one beside the other take (the peak, or a little more): {told}")
     for name, shares in facts["shares"].items():
         _print_shares(screen, name, costs.labelled(name), shares)
     for device in costs.devices:

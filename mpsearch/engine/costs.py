@@ -20,8 +20,8 @@ from mpsearch.spec.schema import Spec
 FILE = "costs.json"
 COSTS_SCHEMA = "mpsearch.costs/1"
 MEANING = {
-    "analytic": "computed from the figures of the card and checked on no device: good for comparing assignments, "
-    "not a time or an energy that a device was seen to take",
+    "analytic": "computed from the figures of the card, which no measured runs confirm: good for comparing "
+    "assignments, not a time or an energy that a device was seen to take",
     "calibrated": "the model of the card, fitted to measured runs of whole models",
     "measured": "taken on the device itself",
 }

@@ -27,7 +27,9 @@ MAY_HAVE_A_CARD = (*NEED_A_CARD, "memory_bytes", "activation_peak_bytes")
 Number = Annotated[StrictFloat, Field(ge=0)]
 Positive = Annotated[StrictFloat, Field(gt=0)]
 Fraction = Annotated[StrictFloat, Field(gt=0, le=1)]
-Whole = Annotated[StrictInt, Field(gt=0)]
+Seconds = Annotated[StrictFloat, Field(ge=0, le=1000)]
+Whole = Annotated[StrictInt, Field(gt=0, le=1 << 50)]
+"""Far above any size, and small enough that sums of them are exact."""
 
 
 class Block(Part):
@@ -47,9 +49,13 @@ class Layout(Part):
         "word; container: each code in the next of storage_bits; tile: padded to tiles of the multiplier.",
     )
     word_bits: Whole = 32
-    storage_bits: tuple[Whole, ...] = Field(default=(1, 2, 4, 8, 16, 32), description="Containers that exist.")
+    storage_bits: tuple[Whole, ...] = Field(
+        default=(1, 2, 4, 8, 16, 32), min_length=1, description="Containers that exist."
+    )
     tile: tuple[Whole, Whole] = Field(default=(1, 1), description="Output channels and length of the sum of a tile.")
-    align_bytes: Whole = Field(default=1, description="Every tensor starts at a multiple.")
+    align_bytes: Annotated[StrictInt, Field(gt=0, le=1 << 20)] = Field(
+        default=1, description="Every tensor starts at a multiple."
+    )
 
 
 class InPlace(Part):
@@ -80,7 +86,7 @@ class Energy(Part):
 class Calibration(Part):
     """A line from the sum of the card's times to measured whole-model times, and how good it is."""
 
-    intercept_s: StrictFloat = 0.0
+    intercept_s: Seconds = 0.0
     slope: Positive = 1.0
     n_anchors: Annotated[StrictInt, Field(ge=0)] = 0
     heldout_mape: Number | None = None
@@ -120,8 +126,18 @@ class Card(Block):
             if fast is not None and slow is not None and fast < slow:
                 message = f"is faster than {inner.level!r} before it; list levels from the inner to the outer."
                 found.append((("memory", i, "read_bytes_per_s"), message))
-        if self.status == "calibrated" and not self.calibration.n_anchors:
-            found.append((("status",), "'calibrated' needs calibration.n_anchors: whole models that were measured."))
+        line, measured = self.calibration, getattr(self, "measurement", None)
+        if self.status == "calibrated" and (line.n_anchors < 2 or line.heldout_mape is None):
+            message = "'calibrated' needs calibration.n_anchors (2 whole models that were measured, or more) and"
+            found.append(
+                (("status",), f"{message} calibration.heldout_mape (the error on others); else write analytic.")
+            )
+        if self.status == "measured" and measured is None:
+            message = "'measured' is for tables with a measurement block, which says what ran"
+            found.append((("status",), f"{message}; write analytic, or calibrated with what it was fitted to."))
+        if (line.intercept_s or line.slope != 1) and not line.n_anchors and measured is None:
+            message = "is a line through measured whole models; write n_anchors, how many, or leave it out."
+            found.append((("calibration",), message))
         return found
 
 

@@ -56,6 +56,10 @@ def check_card(data: Mapping[str, Any], name: str, known: Collection[str]) -> Fa
         if not src.get(key):
             message = f"has numbers and no source; write src.{key}: where they are from."
             faults.append(((key,), message))
+    note = data.get("note")
+    if isinstance(note, str) and any("mac_per_s" in key for key in _keys(data)):
+        fault = _sparse(note)
+        faults += [(("note",), fault)] if fault else []
     for key, text in src.items():
         if key not in data or key in _HEAD:
             hint = "" if key in known else nearest(key, [block for block in data if block not in _HEAD])
@@ -75,12 +79,18 @@ def hint(key: str, allowed: list[str]) -> str | None:
     return f"units stand in names, without prefixes such as giga; write {' or '.join(found)}." if found else None
 
 
+def _sparse(text: str) -> str | None:
+    if _SPARSE.search(_NOT_SPARSE.sub("", text)) is None:
+        return None
+    return (
+        f"speaks of sparse peaks: {DENSE}; a sparse figure counts products that are skipped and is up to twice "
+        "the dense one. Write the dense figures, and say 'not sparse' where the source gives both."
+    )
+
+
 def _not_dense(text: str) -> str | None:
-    if _SPARSE.search(_NOT_SPARSE.sub("", text)):
-        return (
-            f"speaks of sparse peaks: {DENSE}; a sparse figure counts products that are skipped and is up to twice "
-            "the dense one. Write the dense figures, and say 'not sparse' where the source gives both."
-        )
+    if fault := _sparse(text):
+        return fault
     if _OPERATIONS.search(text) and not _HALVED.search(text):
         return f"speaks of operations per second: {DENSE}. Halve the figures, and say 'halved'."
     return None

@@ -49,7 +49,7 @@ ROWS = [
 ]  # fmt: skip
 TABLE = """
 table:
-  integer_results: [conv, elementwise]
+  integer_results: [a, add]
   conversions:
     quantize_s: {input: 1.0e-9, conv: 2.0e-9, linear: 3.0e-9}
     dequantize_s: {elementwise: 4.0e-9, pool: 5.0e-9}
@@ -107,7 +107,7 @@ def test_every_part_depends_on_one_operation(tmp_path: Path) -> None:
 
 
 def test_the_fixed_part_and_the_slope_count(tmp_path: Path) -> None:
-    body = f"{TABLE}calibration: {{intercept_s: 5.0e-6, slope: 2.0}}\n"
+    body = f"{TABLE}calibration: {{intercept_s: 5.0e-6, slope: 2.0, n_anchors: 2}}\n"
     path = card(tmp_path, body, src="table: measured by hand, calibration: made up by hand")
     assert seconds(path, Assignment()) == pytest.approx((5 + 2 * 33) * 1e-6)
     assert seconds(path, everywhere(INT8)) == pytest.approx((5 + 2 * (16 + 0.1 + 1)) * 1e-6)
@@ -128,7 +128,7 @@ def test_conversions_are_counted_on_the_float_side() -> None:
     assert asked(WORKLOAD, conv, at) == (Width(8), Width(8))
     assert asked(WORKLOAD, mean, at) == (Width(8), Width(8))
     assert asked(WORKLOAD, conv, {**at, "a:out": FP32}) == (Width(8), Width(8))
-    assert asked(WORKLOAD, conv, {**at, "a:out": FP32}, {Kind.CONV}) == (FLOAT32, FLOAT32)
+    assert asked(WORKLOAD, conv, {**at, "a:out": FP32}, {"a"}) == (FLOAT32, FLOAT32)
     assert asked(WORKLOAD, add, {**at, "b:out": FP32}) == (FLOAT32, FLOAT32)
     assert asked(WORKLOAD, linear, {**at, "a:out": INT4}) == (Width(8), Width(4))
     assert (dequantized(WORKLOAD, add, at), quantized(WORKLOAD, add, at)) == (400, 200)
@@ -160,13 +160,14 @@ def cycles(layer: int, w: int, a: int) -> int:
     return (100 * a + w) if layer == 0 else 10 * (layer + 1) * w * a
 
 
-def table_file(folder: Path, unit: str = "cycles", scale: float = 1.0) -> Path:
+def table_file(folder: Path, unit: str = "cycles", scale: float = 1.0, fp32: bool = True) -> Path:
     path = folder / "times.csv"
     with path.open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["operation", "w", "a", unit])
         for (i, name), w, a in product(enumerate(("a", "b")), range(1, 9), range(1, 9)):
             rows.writerow([name, w, a, cycles(i, w, a) * scale])
+        rows.writerows([name, "fp32", "fp32", 1000 * scale] for name in "ab" if fp32)
     return path
 
 
@@ -174,7 +175,7 @@ def test_a_file_of_cycles_is_read_in_full(tmp_path: Path) -> None:
     table_file(tmp_path)
     path = card(tmp_path, "table: {path: times.csv, frequency_hz: 1.0e9}\n")
     device = load_accelerator(path)
-    assert sum(len(pairs) for pairs in device.entries.values()) == 2 * 64
+    assert sum(len(pairs) for pairs in device.entries.values()) == 2 * 65
     for w, a in product(range(1, 9), range(1, 9)):
         formats = {"in": Format("int", a), "a.weight": Format("int", w)}
         formats |= {"a:out": Format("int", a), "b.weight": Format("int", w)}
@@ -184,10 +185,13 @@ def test_a_file_of_cycles_is_read_in_full(tmp_path: Path) -> None:
     assert uniform == sorted(uniform)
 
 
-def test_what_is_wider_than_a_table_runs_as_its_widest(tmp_path: Path) -> None:
-    table_file(tmp_path)
+def test_a_table_says_what_the_float_model_takes(tmp_path: Path) -> None:
+    table_file(tmp_path, fp32=False)
     path = card(tmp_path, "table: {path: times.csv, frequency_hz: 1.0e9}\n")
-    assert seconds(path, Assignment()) == pytest.approx((cycles(0, 8, 8) + cycles(1, 8, 8)) * 1e-9)
+    with pytest.raises(BadInput, match="'a' has no row for fp32 x fp32, which the float model runs at; add one"):
+        seconds(path, Assignment())
+    table_file(tmp_path)
+    assert seconds(path, Assignment()) == pytest.approx(2000e-9)
     assert seconds(path, Assignment({"a.weight": Format("int", 16)})) == seconds(path, Assignment())
 
 
@@ -212,6 +216,11 @@ BAD_FILES = {
     "operation,w,a,seconds\n,8,8,1\n": ":2: names no operation",
     "operation,w,a,seconds\na,8,8,1\na,int8,8,2\n": ":3: a has int8 x 8 twice",
 }
+
+
+def test_what_is_no_width_is_a_fault(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"table\.rows\[0\]\.w: .*pattern"):
+        load_accelerator(card(tmp_path, TABLE.replace("w: fp32", "w: xfp32yy", 1)))
 
 
 @pytest.mark.parametrize("text", BAD_FILES)

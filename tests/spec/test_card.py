@@ -109,6 +109,10 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("kind: roofline\n", "", "kind: is required and missing."),
         ("status: analytic", "status: guessed", "status: 'guessed' is not allowed."),
         ("status: analytic", "status: calibrated", "status: 'calibrated' needs calibration.n_anchors"),
+        ("status: analytic", "status: measured", "status: 'measured' is for tables with a measurement block"),
+        ("note: One of mine.", "note: With 2:4 sparsity enabled.", "mine.yaml:5:1: note: speaks of sparse peaks"),
+        ("overhead: {", "calibration: {intercept_s: 1.0}\noverhead: {", "calibration: is a line through measured whole models; write n_anchors"),
+        ("overhead: {", "calibration: {intercept_s: -1.0}\noverhead: {", "calibration.intercept_s: should be greater than or equal to 0"),
         # precisions
         ("    - {w: 32, a: 32, type: fp, peak_mac_per_s: 4e12}\n", "", "precision.legal: has no row {w: 32, a: 32, type: fp, ...} for all kinds"),
         ("type: fp, peak_mac_per_s: 4e12}", "type: fp, peak_mac_per_s: 4e12, kinds: [conv]}", "has no row {w: 32, a: 32, type: fp, ...}"),
@@ -129,6 +133,8 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("w8a8: 0.5", "w8a4: 0.5", "efficiency.linear.w8a4: linear has no precision 'w8a4'."),
         ("conv: 0.5", "matmul: {w8a8: 0.5, all: 1}", "efficiency.matmul.w8a8: matmul has no precision 'w8a8'."),
         ("{w8a8: 0.5, all: 0.3}", "{w8a8: 0.5}", "efficiency.linear: says nothing of fp16, fp32"),
+        ("launch_s: 5e-6", "launch_s: 1e300", "overhead.launch_s: should be less than or equal to 1000"),
+        ("overhead: {", "layout: {storage_bits: []}\noverhead: {", "layout.storage_bits: tuple should have at least 1 item"),
         # YAML
         ("note: One of mine.", "note: One of mine.\nnote: Twice.", "key 'note' is written twice; it is also on line 5; keep one."),
         ("65.0e12", ".inf", ".inf is not a finite number."),
@@ -215,7 +221,7 @@ JUNK = (
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(st.data(), st.sampled_from(find.card_names()), JUNK)
 def test_whatever_stands_in_a_card_it_loads_or_is_refused(tmp_path: Path, data, name: str, junk: object) -> None:
     card = yaml.safe_load(find.find_card(name, Path()).read_text())

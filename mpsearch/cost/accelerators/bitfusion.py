@@ -15,7 +15,8 @@ from mpsearch.cost.accelerators.array import Array, Clock, ceil_div, products
 from mpsearch.cost.accelerators.base import Run
 from mpsearch.cost.accelerators.tiling import Matmul, Room, Tiling, best_tiling
 from mpsearch.cost.workload import Gemm, Kind, Width
-from mpsearch.spec.card import Card, Number, Whole
+from mpsearch.spec.card import Block, Card, Number, Whole
+from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import Part
 
 
@@ -34,7 +35,7 @@ class Srams(Part):
     output: Sram
 
 
-class BitFusionBlock(Clock):
+class BitFusionBlock(Clock, Block):
     """rows x columns fusion units: rows add up one sum, columns are output channels."""
 
     rows: Whole
@@ -43,6 +44,13 @@ class BitFusionBlock(Clock):
     narrowest_bits: Whole = 2
     partial_sum_bits: Whole = 32
     sram: Srams
+
+    def faults(self) -> Faults:
+        """Bricks are not wider than what they fuse to."""
+        if self.narrowest_bits <= self.widest_bits:
+            return []
+        message = f"is above widest_bits ({self.widest_bits}); units of widest_bits are fused of bricks of this."
+        return [(("narrowest_bits",), message)]
 
 
 class BitFusionCard(Card):

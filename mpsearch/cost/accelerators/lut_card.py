@@ -14,14 +14,14 @@ from pydantic import Field, StrictInt
 from mpsearch.core.errors import nearest
 from mpsearch.cost.machine import Machine
 from mpsearch.cost.workload import Kind, Width
-from mpsearch.spec.card import Block, Card, Number, Positive, Whole
+from mpsearch.spec.card import Block, Card, Number, Positive, Seconds, Whole
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import Part, Text
 
 _WIDTH = re.compile(r"(?P<type>int|fp|bf)?(?P<bits>[1-9]\d*)")
 UNITS = ("seconds", "cycles")
 COLUMNS = ("operation", "w", "a")
-WidthText = Annotated[str, Field(pattern=_WIDTH.pattern)]
+WidthText = Annotated[str, Field(pattern=f"^{_WIDTH.pattern}$")]
 Pair = tuple[Width, Width]
 Table = Mapping[str, Mapping[Pair, float]]
 """Seconds by operation and by its pair of widths."""
@@ -33,7 +33,7 @@ class Row(Part):
     operation: Text
     w: WidthText = Field(description="Width of the weight: int8, fp32; of what multiplies nothing, that of its value.")
     a: WidthText = Field(description="Width of the value.")
-    seconds: Number
+    seconds: Seconds
 
 
 class Conversions(Part):
@@ -42,8 +42,8 @@ class Conversions(Part):
     `input` is an input of the model. A kind that is not here pays nothing.
     """
 
-    quantize_s: dict[Kind | Literal["input"], Number] = Field(default={})
-    dequantize_s: dict[Kind, Number] = Field(default={})
+    quantize_s: dict[Kind | Literal["input"], Seconds] = Field(default={})
+    dequantize_s: dict[Kind, Seconds] = Field(default={})
 
 
 class LutBlock(Block):
@@ -55,9 +55,8 @@ class LutBlock(Block):
         description="CSV file beside the card: columns operation, w, a (bits, or int4, fp16), and seconds or cycles.",
     )
     frequency_hz: Positive | None = Field(default=None, description="Of the cycles.")
-    integer_results: tuple[Kind, ...] = Field(
-        default=(),
-        description="Kinds whose integer kernels write codes: where the result is float, they run on floats.",
+    integer_results: tuple[Text, ...] = Field(
+        default=(), description="Operations whose integer kernels write codes; with a float result they run on floats."
     )
     conversions: Conversions = Conversions()
 

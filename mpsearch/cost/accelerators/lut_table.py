@@ -22,7 +22,7 @@ from mpsearch.cost.accelerators.precision import holds
 from mpsearch.cost.conversions import asked, dequantized, inputs, is_code, quantized
 from mpsearch.cost.machine import this_machine
 from mpsearch.cost.sums import Part
-from mpsearch.cost.workload import Access, Kind, Operation, Width, Workload
+from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width, Workload
 from mpsearch.spec.card import Card
 
 PICO = 10**12
@@ -31,8 +31,8 @@ PICO = 10**12
 class LutTable(Accelerator):
     """The table of its card.
 
-    What is wider than every pair that an operation has runs at the widest of them: a table of integers gives the float
-    model the time of its widest integers, which is less than floats would take.
+    Every operation that it lists needs an entry that holds float32, which the float model runs at. Who has a table of
+    integers alone writes one, so that what is assumed of floats is said.
     """
 
     kind = "lut_table"
@@ -119,9 +119,15 @@ class LutTable(Accelerator):
                 "measure this one with mpsearch profile."
             )
         known = {operation.name for operation in workload.operations}
-        strange = [row for row in self.entries if row not in known]
+        strange = [row for row in (*self.entries, *self.table.integer_results) if row not in known]
         if strange:
             raise BadInput(f"{name}: the model has no operation {strange[0]!r}.{nearest(strange[0], known)}")
+        wide = [row for row, pairs in self._pairs_of.items() if not any(holds(w, FLOAT32) for w in pairs[-1])]
+        if wide:
+            raise BadInput(
+                f"{name}: {wide[0]!r} has no row for fp32 x fp32, which the float model runs at; add one. In a table "
+                "of integers alone, the time of the widest is the least that floats can take."
+            )
         lacking = [o.name for o in workload.operations if o.kind.is_matrix and o.name not in self.entries]
         if lacking:
             raise BadInput(f"{name}: the table has no row for {', '.join(lacking)}; add what they take at each width.")

@@ -74,7 +74,6 @@ class Pair(Part):
 class Legal(Pair):
     """A pair of operands that the device multiplies."""
 
-    acc: Whole = Field(default=32, description="Bits of the sum.")
     peak_mac_per_s: Positive = Field(description="Dense multiply-accumulates per second: half of the operations.")
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = Field(
         default=None, description="Kinds of operations that have kernels for it; null for all."

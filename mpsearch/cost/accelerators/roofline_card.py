@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field
 from mpsearch.core.errors import nearest
 from mpsearch.cost.accelerators.precision import Precision
 from mpsearch.cost.workload import Kind
-from mpsearch.spec.card import Card, Fraction, Number
+from mpsearch.spec.card import Card, Fraction, Number, Seconds
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import Part
 
@@ -29,7 +29,7 @@ Efficiencies = Annotated[dict[str, Fraction], BeforeValidator(_by_precision, jso
 class Overhead(Part):
     """What a kernel takes apart from its work."""
 
-    launch_s: Number | None = Field(default=None, description="Per kernel; null: not known, counted as none.")
+    launch_s: Seconds | None = Field(default=None, description="Per kernel; null: not known, counted as none.")
     convert_s_per_element: dict[Annotated[str, Field(pattern=r"^(int|fp|bf)\d+->(int|fp|bf)\d+$")], Number | None] = (
         Field(default={}, description="To bring a value into the format that a kernel runs at: 'int8->fp32'.")
     )
