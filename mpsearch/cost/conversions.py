@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from mpsearch.core.format import FP32, Format
-from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width, Workload, width
+from mpsearch.cost.workload import FLOAT32, Access, Operation, Width, Workload, width
 
 At = Mapping[str, Format]
 """Formats by site."""
@@ -22,16 +22,16 @@ def is_code(fmt: Format) -> bool:
 
 
 def asked(
-    workload: Workload, operation: Operation, at: At, integer_results: Collection[Kind] = ()
+    workload: Workload, operation: Operation, at: At, integer_results: Collection[str] = ()
 ) -> tuple[Width, Width]:
     """The widths of weight and value that `operation` is asked to run at.
 
     What multiplies nothing is asked to run at the widest of all that it reads, twice.
 
     Args:
-        integer_results: kinds whose integer kernels write codes: where the result has none, they run on floats.
+        integer_results: names of operations whose integer kernels write codes: with a float result they run on floats.
     """
-    if operation.kind in integer_results and not all(_is_stored_as_code(workload, a, at) for a in operation.writes):
+    if operation.name in integer_results and not all(_is_stored_as_code(workload, a, at) for a in operation.writes):
         return FLOAT32, FLOAT32
     if operation.weight is None and operation.value is None:
         widths = [_width(workload, access, at) for access in operation.reads]

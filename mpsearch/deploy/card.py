@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mpsearch.cost.accelerators.load import load_accelerator
-from mpsearch.deploy.features import INTEGER_RESULTS
 from mpsearch.deploy.profile import Profile
 from mpsearch.spec.source import dump
 
@@ -65,7 +64,7 @@ def _card(profile: Profile, name: str) -> dict[str, Any]:
         "machine": made.model_dump(mode="json", exclude_none=True),
         "calibration": calibration,
         "table": {
-            "integer_results": [str(kind) for kind in INTEGER_RESULTS],
+            "integer_results": [name for name in features.names if name in features.integer_results],
             "conversions": {key: rows for key, rows in conversions.items() if rows},
         },
     }

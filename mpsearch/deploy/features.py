@@ -9,10 +9,8 @@ from numpy.typing import NDArray
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.cost.conversions import asked, dequantized, inputs, is_code, quantized
-from mpsearch.cost.workload import Kind, Operation, Width, Workload
+from mpsearch.cost.workload import Operation, Width, Workload
 
-INTEGER_RESULTS = (Kind.CONV, Kind.ELEMENTWISE, Kind.SOFTMAX, Kind.POOL)
-"""Kinds whose integer kernels write codes (`mpsearch.deploy.integers`)."""
 INT8 = Width(8)
 
 
@@ -22,10 +20,12 @@ class Features:
     Args:
         workload: the model on one batch.
         capable: names of the operations that can run on integers.
+        integer_results: names of those whose integer kernels write codes.
     """
 
-    def __init__(self, workload: Workload, capable: Collection[str]) -> None:
+    def __init__(self, workload: Workload, capable: Collection[str], integer_results: Collection[str] = ()) -> None:
         self.workload, self.capable = workload, frozenset(capable)
+        self.integer_results = frozenset(integer_results) & self.capable
         self.names = tuple(operation.name for operation in workload.operations)
         kinds = list(dict.fromkeys(operation.kind for operation in workload.operations))
         self.conversions = (("quantize", "input"), *((what, str(kind)) for what in _WHAT for kind in kinds))
@@ -61,7 +61,7 @@ class Features:
         return [known[shape] for shape in shapes]
 
     def _fits(self, operation: Operation, assignment: Assignment) -> bool:
-        pair = asked(self.workload, operation, assignment, INTEGER_RESULTS)
+        pair = asked(self.workload, operation, assignment, self.integer_results)
         return all(not wide.is_float and wide.bits <= INT8.bits for wide in pair)
 
 

@@ -1,7 +1,8 @@
 """Which calls of a program can run on integers at an assignment: what integer kernels of runtimes need.
 
 A kernel reads codes of 8 bits. A convolution, sum or softmax also writes codes: where its result stays in floating
-point, so does the whole call. A product of matrices may write floating point.
+point, so does the whole call. A product of matrices may write floating point, unless a ReLU follows: runtimes join the
+two on floats, sooner than they look for integers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from mpsearch.graph import attention
 from mpsearch.graph.interpret import Grids
 from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, PARTS, PRODUCTS, RESHAPES, SHAPE_ONLY, SOFTMAX, aten
 from mpsearch.graph.program import Kind, Program, Ref, Step
+from mpsearch.quant.grid import Grid
 
 MOVES = (
     RESHAPES
@@ -29,14 +31,13 @@ MOVES = (
     }
 )
 """Operators whose result is on the grid of their first operand."""
-WEIGHTED = CONVOLUTIONS | LINEAR
-PRODUCES = PRODUCTS | {attention.scores, attention.mixed}
-JOINS = {aten.add.Tensor, aten.mul.Tensor}
-MAPS = SOFTMAX | {attention.softmax, aten.sigmoid.default, aten.leaky_relu.default, aten.avg_pool2d.default}
-FUSED = {aten.relu.default, aten.leaky_relu.default, aten.elu.default, aten.tanh.default}
-"""Activation functions that runtimes fuse with a linear layer on floats, sooner than they look for integers."""
-NEEDS_CODES = CONVOLUTIONS | JOINS | MAPS
-"""Operators whose integer kernels write codes."""
+_WEIGHTED = CONVOLUTIONS | LINEAR
+_PRODUCTS = PRODUCTS | {attention.scores, attention.mixed}
+_JOINS = {aten.add.Tensor, aten.mul.Tensor}
+_MAPS = SOFTMAX | {attention.softmax, aten.sigmoid.default, aten.leaky_relu.default, aten.avg_pool2d.default}
+_WRITE_CODES = CONVOLUTIONS | _JOINS | _MAPS
+_JOINED = {aten.relu.default, aten.leaky_relu.default, aten.elu.default, aten.tanh.default}
+"""Activation functions that runtimes join with the linear layer before them."""
 
 
 def integer_steps(program: Program, grids: Grids, formats: Sequence[Format]) -> frozenset[int]:
@@ -45,54 +46,67 @@ def integer_steps(program: Program, grids: Grids, formats: Sequence[Format]) -> 
     Args:
         formats: one per site of the program.
     """
-    steps = program.steps
-    pairs = enumerate(zip(program.sites, formats, strict=True))
-    fits = [_fits(grids, i, site.role.is_parameter, fmt) for i, (site, fmt) in pairs]
-    readers: list[list[Step]] = [[] for _ in steps]
-    for step in steps:
-        for source in step.inputs if step.call not in SHAPE_ONLY else ():
-            readers[source].append(step)
-    coded: set[int] = set()
+    steps, readers = program.steps, _readers(program)
+    at = [None if fmt == FP32 else grids.grid(site, fmt) for site, fmt in enumerate(formats)]
+    coded = {step.index for step in steps if step.site is not None and _is_coded(step, at[step.site])}
     """Steps whose value is codes."""
     found: set[int] = set()
     for step in steps:
-        if step.kind is Kind.VALUE:
-            assert step.site is not None
-            if fits[step.site]:
-                coded.add(step.index)
-        elif step.kind is Kind.PARAMETER and step.site is not None and fits[step.site]:
-            coded.add(step.index)
-        elif step.call in MOVES:
+        if step.call in MOVES:
             moved = steps[step.inputs[0]]
             if moved.index in coded and moved.kind is not Kind.PARAMETER:
                 coded.add(step.index)
-        elif _reads_codes(step, coded) and _is_free(step, readers[step.index], fits):
-            found.add(step.index)
+        elif _reads_codes(step, coded):
+            free = not writes_codes(step, readers[step.index]) and not _is_joined(readers[step.index])
+            if free or _is_written_as_codes(readers[step.index], at):
+                found.add(step.index)
     return frozenset(found)
 
 
-def _fits(grids: Grids, site: int, is_parameter: bool, fmt: Format) -> bool:
-    if fmt == FP32:
-        return False
-    grid = grids.grid(site, fmt)
-    return weight_fits(grid) if is_parameter else value_fits(grid)
+def code_writers(program: Program) -> frozenset[int]:
+    """Indices of the calls whose integer kernels write codes: with a float result they run on floats."""
+    readers = _readers(program)
+    return frozenset(step.index for step in program.steps if writes_codes(step, readers[step.index]))
+
+
+def writes_codes(step: Step, readers: Sequence[Step]) -> bool:
+    """Whether the integer kernel of `step` writes codes."""
+    if step.call in LINEAR:
+        return len(readers) == 1 and readers[0].kind is Kind.VALUE and readers[0].after_relu
+    return step.call in _WRITE_CODES
+
+
+def _readers(program: Program) -> list[list[Step]]:
+    """By step, those that read its numbers."""
+    found: list[list[Step]] = [[] for _ in program.steps]
+    for step in program.steps:
+        for source in step.inputs if step.call not in SHAPE_ONLY else ():
+            found[source].append(step)
+    return found
+
+
+def _is_coded(step: Step, grid: Grid | None) -> bool:
+    return weight_fits(grid) if step.kind is Kind.PARAMETER else value_fits(grid)
 
 
 def _reads_codes(step: Step, coded: set[int]) -> bool:
-    if step.call in WEIGHTED or step.call in PRODUCES or step.call in JOINS:
+    if step.call in _WEIGHTED or step.call in _PRODUCTS or step.call in _JOINS:
         operands = step.arguments[:2]
-    elif step.call in MAPS:
+    elif step.call in _MAPS:
         operands = step.arguments[:1]
     else:
         return False
     return all(isinstance(a, Ref) and a.step in coded for a in operands)
 
 
-def _is_free(step: Step, readers: list[Step], fits: list[bool]) -> bool:
-    """Whether what becomes of the result of `step` lets it run on integers."""
-    if len(readers) != 1:
-        return step.call not in NEEDS_CODES
-    (reader,) = readers
-    if step.call in NEEDS_CODES:
-        return reader.kind is Kind.VALUE and fits[reader.site or 0]
-    return step.call not in LINEAR or reader.call not in FUSED
+def _is_joined(readers: Sequence[Step]) -> bool:
+    """Whether an activation function that nobody quantizes follows."""
+    return len(readers) == 1 and readers[0].call in _JOINED
+
+
+def _is_written_as_codes(readers: Sequence[Step], at: Sequence[Grid | None]) -> bool:
+    """Whether a quantization alone reads the result, with no ReLU in between that would have to be computed."""
+    if len(readers) != 1 or readers[0].kind is not Kind.VALUE or readers[0].site is None:
+        return False
+    grid = at[readers[0].site]
+    return value_fits(grid) and (not readers[0].after_relu or (grid is not None and grid.absorbs_relu))

@@ -151,12 +151,12 @@ class _Model:
                 f"site {site.name!r}: values in {fmt} have no form in ONNX here; use int8, or leave it fp32."
             )
         assert isinstance(grid, AffineGrid)
-        zero = 0 if grid.zero_point is None else int(grid.zero_point)
-        kind = torch.int8 if grid.zero_point is None else torch.uint8
+        # codes from -127 become 1 and on: runtimes rewrite signed values, and then find fewer integer kernels
+        zero = 128 if grid.zero_point is None else int(grid.zero_point)
         codes = Codes(
             "",
             writer.tensor(grid.scale, f"{step.name}.scale"),
-            writer.tensor(torch.tensor(zero, dtype=kind), f"{step.name}.zero"),
+            writer.tensor(torch.tensor(zero, dtype=torch.uint8), f"{step.name}.zero"),
             None,
             float(grid.scale),
         )

@@ -29,6 +29,7 @@ from mpsearch.cost.machine import Machine, this_machine
 from mpsearch.cost.workload import Workload
 from mpsearch.deploy.cut import operation_model
 from mpsearch.deploy.features import Features
+from mpsearch.deploy.integers import code_writers
 from mpsearch.deploy.mixes import anchors, layers, mixes
 from mpsearch.deploy.onnx_model import OnnxModel, to_onnx
 from mpsearch.deploy.operations import steps_of
@@ -141,7 +142,7 @@ class _Profiler:
             chosen[name], files[name] = assignment, self._file(name, self._model(assignment))
         measured = self._measured(files, WHOLE_S, "whole models")
         held_out = {f"mix {number}" for number in range(len(drawn.train), count)}
-        return self._fitted(chosen, measured, held_out, drawn.apart, Features(self.workload, capable), alone)
+        return self._fitted(chosen, measured, held_out, drawn.apart, self._features(capable), alone)
 
     def _count(self, wall_s: float) -> int:
         """Mixed models to measure."""
@@ -169,9 +170,13 @@ class _Profiler:
         """Operations that ran on integers."""
         return frozenset(name for name, step in self.steps.items() if step.name in ran.kernels.integer)
 
+    def _features(self, capable: frozenset[str]) -> Features:
+        writers = code_writers(self.program)
+        return Features(self.workload, capable, [n for n, step in self.steps.items() if step.index in writers])
+
     def _alone(self, models: Sequence[OnnxModel], capable: frozenset[str]) -> dict[str, tuple[float, float]]:
         """Seconds on floats and on integers of operations measured alone, each distinct one once."""
-        features = Features(self.workload, capable)
+        features = self._features(capable)
         first: dict[int, str] = {}
         for name, number in zip(features.names, features.alike(), strict=True):
             if name in self.steps:

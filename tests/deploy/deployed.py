@@ -41,12 +41,14 @@ class Given(Objective):
         return {"score": outputs[0].double().flatten(1).mean(1)}
 
 
-def problem(model: nn.Module, *batch: Any, formats: Sequence[str] = ("int4", "int8", "fp32")) -> ModelProblem:
-    """Every site of `model` may take every one of `formats`."""
+def problem(
+    model: nn.Module, *batch: Any, formats: Sequence[str] = ("int4", "int8", "fp32"), match: str = "*"
+) -> ModelProblem:
+    """Every site of `model` whose name fits `match` may take every one of `formats`."""
     fields = {
         "name": "tests",
         "objective": {"use": "given"},
-        "sites": [{"match": "*", "formats": list(formats)}],
+        "sites": [{"match": match, "formats": list(formats)}],
         "goals": [{"name": "score", "maximise": True}, {"name": "memory_bytes"}],
         "quantization": {"bias_correction": "none"},
     }
@@ -142,3 +144,17 @@ class Attention(nn.Module):
         q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for f in (self.q, self.k, self.v))
         x = x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
         return x + self.down(F.gelu(self.up(self.norm(x))))
+
+
+class Mlp(nn.Module):
+    """Linear layers with a ReLU after each, the last apart."""
+
+    def __init__(self, width: int = 16, depth: int = 5) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)

@@ -14,6 +14,7 @@ from deployed import (
     INT8,
     Attention,
     Chain,
+    Mlp,
     Residual,
     evaluated,
     everywhere,
@@ -134,6 +135,7 @@ MODELS = {
     "attention": (Attention, (randn(3, 7, 16),)),
     "convolutions": (Convolutions, (randn(2, 4, 9),)),
     "graph": (Graph, (randn(12, 5), EDGES)),
+    "mlp": (Mlp, (randn(5, 16),)),
     "pools": (Pools, (randn(2, 3, 8, 8),)),
     "residual": (Residual, (randn(4, 3, 8, 8),)),
     "shapes": (Shapes, (randn(2, 5, 6),)),
@@ -186,13 +188,16 @@ def test_weights_alone_are_the_numbers_of_the_evaluator_in_any_format(name: str,
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-@pytest.mark.parametrize("name", ["residual", "attention", "graph"])
+@pytest.mark.parametrize("name", ["residual", "attention", "graph", "mlp"])
 def test_what_was_asked_is_what_runs(name: str, data: st.DataObject, tmp_path: Path) -> None:
     prepared = made(name)[2]
     chosen = data.draw(st.sets(st.sampled_from(sites(prepared))))
     if data.draw(st.booleans()):  # mostly narrow: only then much runs on integers
         chosen = set(sites(prepared)) - chosen
-    model = exported(prepared, Assignment(dict.fromkeys(chosen, INT8)))
+    symmetric = data.draw(st.booleans())  # where a ReLU is no clipping of codes
+    roles = {site.name: site.role for site in prepared.runner.interpreter.program.sites}
+    value = Format("int", 8, ("sym",)) if symmetric else INT8
+    model = exported(prepared, Assignment({s: INT8 if roles[s].is_parameter else value for s in chosen}))
     assert session(model, tmp_path / "o.onnx")[1].integer == model.integer
 
 
