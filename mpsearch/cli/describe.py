@@ -142,8 +142,8 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     _print_costs(screen, facts, costs)
     planned = {name: arena for name, arena in facts["arena_bytes"].items() if arena is not None}
     if planned:
-        told = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned.items())
-        screen.print(f"activations laid out one beside the other take (the peak, or a little more): {told}")
+        laid = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned.items())
+        screen.print(f"activations laid out one beside the other take (the peak, or a little more): {laid}")
     for name, shares in facts["shares"].items():
         _print_shares(screen, name, costs.labelled(name), shares)
     for device in costs.devices:
