@@ -1,6 +1,7 @@
 """Multi-bit binary bases: a group of weights is a sum of few vectors of plus and minus one, each times a coordinate.
 
-Text: `multibit BITS[:channel|:pixel|:kernel|:gN][:even|:adaptive][:a32|:a16]`, up to 8 bits, for parameters only.
+Text: `multibit BITS[:channel|:pixel|:kernel|:gN][:even|:adaptive][:a32|:a16][:mse|:gain]`, up to 8 bits, for
+parameters only.
 
 * `channel`, `gN`: groups are an output channel, or N consecutive elements of one (a partial last group counts as one).
   `pixel`: the input channels at one position of a convolution kernel; `kernel`: the positions of one input channel.
@@ -11,7 +12,11 @@ Text: `multibit BITS[:channel|:pixel|:kernel|:gN][:even|:adaptive][:a32|:a16]`, 
 * `a32`, `a16`: bits of a coordinate. Small groups make coordinates dear: with groups of n a basis takes 1 + a / n bits
   per weight.
 
-Defaults: `channel:even:a32`. With one basis a group takes plus or minus its mean magnitude.
+* `mse`, `gain`: the coordinates of least squared error, or those stretched by a factor per group that also counts what
+  the group loses of its length, as for integers (`mpsearch.quant.integer`).
+
+Defaults: `channel:even:a32`, and `gain` for weights from 2 bits on, else `mse`. With one basis a group takes plus or
+minus its mean magnitude.
 
 The bases are found greedily, each the signs of what the others leave, with the coordinates of least squared error for
 all so far; then nearest sums and best coordinates in turn. From 3 bases on equally spaced levels are another start (our
@@ -35,13 +40,14 @@ from mpsearch.core.site import Role
 from mpsearch.quant.bases import Bases, BasesGrid, Groups
 from mpsearch.quant.grid import Quantizer, finite
 from mpsearch.quant.options import Options, refuse, short
-from mpsearch.quant.scale import DEAD
+from mpsearch.quant.scale import DEAD, stretch
 
 _OPTIONS = Options(
-    ("channel", "pixel", "kernel", "g64", "even", "adaptive", "a32", "a16"),
+    ("channel", "pixel", "kernel", "g64", "even", "adaptive", "a32", "a16", "mse", "gain"),
     group="channel|pixel|kernel|g[1-9][0-9]*",
     share="even|adaptive",
     coordinate="a32|a16",
+    range="mse|gain",
 )
 _MOST = 8  # bases of a group
 _SPARE = 2  # bases that a group may have above the average
@@ -79,6 +85,10 @@ class Multibit(Quantizer):
         coordinates, errors = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         counts = allocate(errors, sizes, fmt.bits) if adaptive else torch.full((len(rows),), most)
         chosen = coordinates[torch.arange(len(rows)), counts - (0 if adaptive else most)]
+        if words["range"] == "gain":
+            held = torch.arange(rows.shape[1]) < sizes[:, None]
+            factor = stretch(rows, lambda factor: Bases(chosen * factor[:, None]).nearest(rows)[1].mul_(held))
+            chosen = _stored(chosen * factor[:, None], half)
         tensors = chosen.to(sample.device), counts.to(sample.device)
         return BasesGrid(*tensors, groups, 16 if half else 32, most if adaptive else None)
 
@@ -172,5 +182,6 @@ def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str]]:
     if not 0 < fmt.bits <= _MOST:
         refuse(fmt, f"there are no {fmt.bits:g} bits. Allowed: up to {_MOST}, also fractions.")
     whole = fmt.bits == int(fmt.bits)
-    defaults = {"group": "channel", "share": "even" if whole else "adaptive", "coordinate": "a32"}
+    gain = "gain" if role is Role.WEIGHT and fmt.bits >= 2 else "mse"
+    defaults = {"group": "channel", "share": "even" if whole else "adaptive", "coordinate": "a32", "range": gain}
     return _OPTIONS.read(fmt, defaults), defaults

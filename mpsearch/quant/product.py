@@ -1,15 +1,17 @@
 """Product quantization: blocks of weights are indices into a codebook of blocks, one codebook per tensor.
 
-Text: `pq BITS[:dN][:c16|:c32]`, for parameters only. BITS is the share of an index in one weight: 8-bit indices over
-blocks of 4 are `pq2:d4`, over blocks of 9 `pq0.889:d9` (three decimals). Indices have 1 to 12 bits.
+Text: `pq BITS[:dN][:c16|:c32][:mse|:gain]`, for parameters only. BITS is the share of an index in one weight: 8-bit
+indices over blocks of 4 are `pq2:d4`, over blocks of 9 `pq0.889:d9` (three decimals). Indices have 1 to 12 bits.
 
 * `dN`: N consecutive weights of an output channel are a block. Of what the source calls small blocks, `d9` are those
   of 3 x 3 convolutions (one kernel), `d4` of pointwise and linear layers; large blocks are `d18`, and `d4` or `d8`.
   Where N does not divide a channel, its last block is shorter and compared as far as it goes; a channel shorter than
   N is one block.
 * `c16`, `c32`: bits of a number in the codebook.
+* `mse`, `gain`: the codebook of least squared error, or that stretched by a factor that also counts what the tensor
+  loses of its length, as for integers (`mpsearch.quant.integer`).
 
-Defaults: `d4:c16`.
+Defaults: `d4:c16`, and `gain` for weights from 2 bits on, else `mse`.
 
 A tensor that has no more different blocks than the codebook has room for gets a codebook of exactly those: nothing is
 lost but the rounding to `c16`, and `nbits` tells that nothing is gained. (The source takes fewer centroids there.)
@@ -24,7 +26,7 @@ Source: Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -36,10 +38,13 @@ from mpsearch.quant.kmeans import centroids, nearest
 from mpsearch.quant.options import Options, refuse, short
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
 from mpsearch.quant.rows import Rows, blocks_of, unblocked
+from mpsearch.quant.scale import stretch
 
-_OPTIONS = Options(("d4", "d9", "c16", "c32"), block="d[1-9][0-9]*", codebook="c16|c32")
-_DEFAULTS = {"block": "d4", "codebook": "c16"}
+_OPTIONS = Options(
+    ("d4", "d9", "c16", "c32", "mse", "gain"), block="d[1-9][0-9]*", codebook="c16|c32", range="mse|gain"
+)
 _MOST = 12  # bits of an index
+_JUDGED = 1 << 14  # blocks that a factor is judged by
 _RIDGE = 1e-6  # of the mean second moment, where some direction was never seen
 
 
@@ -72,6 +77,10 @@ class CodebookGrid(Grid):
         rows = self.rows.of(x)
         near = self.codebook[self._indices(rows)].reshape(len(rows), -1)
         return out.copy_(self.rows.back(near[:, : rows.shape[1]], x.shape))
+
+    def on_blocks(self, row: Tensor) -> Tensor:
+        """What a row [1, n] of whole blocks becomes."""
+        return self.codebook[self._indices(row)].reshape(row.shape)
 
     def _indices(self, rows: Tensor) -> Tensor:
         """Nearest centroids, int64 [rows, blocks]."""
@@ -120,9 +129,9 @@ class Product(Quantizer):
     scheme = "pq"
 
     def canonical(self, fmt: Format, role: Role) -> Format:
-        words, index_bits = _read(fmt, role)
+        words, defaults, index_bits = _read(fmt, role)
         bits = round(index_bits / int(words["block"][1:]), 3)
-        return short(Format(fmt.scheme, int(bits) if bits == int(bits) else bits), words, _DEFAULTS)
+        return short(Format(fmt.scheme, int(bits) if bits == int(bits) else bits), words, defaults)
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int, importance: Tensor | None = None) -> CodebookGrid:
         """The same as for every quantizer.
@@ -130,7 +139,7 @@ class Product(Quantizer):
         Args:
             importance: second moments [d, d] of what a block is multiplied with; None weighs all alike.
         """
-        words, index_bits = _read(fmt, role)
+        words, _, index_bits = _read(fmt, role)
         rows = Rows.of_role(role, axis)
         blocks, centroid_bits = rows.of(finite(sample).cpu()), int(words["codebook"][1:])
         size = min(int(words["block"][1:]), blocks.shape[1])
@@ -139,11 +148,20 @@ class Product(Quantizer):
         found = centroids(points if metric is None else points @ metric.T, 2**index_bits)
         if metric is not None:
             found = torch.linalg.solve(metric.double(), found.T.double()).T.float()
-        if centroid_bits == 16:
-            most = torch.finfo(torch.float16).max
-            found = found.clamp(-most, most).half().float()
-        tensors = (found + 0.0).to(sample.device), None if metric is None else metric.to(sample.device)
-        return CodebookGrid(tensors[0], index_bits, centroid_bits, rows, tensors[1])
+        grid = CodebookGrid(_stored(found, centroid_bits), index_bits, centroid_bits, rows, metric)
+        if words["range"] == "gain":
+            some = points[:: -(-len(points) // _JUDGED)].reshape(1, -1)
+            factor = stretch(some, lambda factor: replace(grid, codebook=grid.codebook * factor).on_blocks(some))
+            grid = replace(grid, codebook=_stored(grid.codebook * factor, centroid_bits))
+        return grid.to(sample.device)
+
+
+def _stored(codebook: Tensor, bits: int) -> Tensor:
+    """As it is stored, float32."""
+    if bits == 16:
+        most = torch.finfo(torch.float16).max
+        codebook = codebook.clamp(-most, most).half().float()
+    return codebook + 0.0
 
 
 def _root(moments: Tensor, size: int) -> Tensor:
@@ -155,9 +173,11 @@ def _root(moments: Tensor, size: int) -> Tensor:
     return torch.linalg.cholesky(moments + ridge * torch.eye(size)).T.float()
 
 
-def _read(fmt: Format, role: Role) -> tuple[dict[str, str], int]:
-    """Options and bits of an index. Raises `BadInput`."""
-    words = _OPTIONS.read(fmt, _DEFAULTS)
+def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str], int]:
+    """Options, defaults and bits of an index. Raises `BadInput`."""
+    gain = "gain" if role is Role.WEIGHT and fmt.bits >= 2 else "mse"
+    defaults = {"block": "d4", "codebook": "c16", "range": gain}
+    words = _OPTIONS.read(fmt, defaults)
     if not role.is_parameter:
         refuse(fmt, f"codebooks are for parameters, not for a value ({role}). Use int or mx.")
     block = int(words["block"][1:])
@@ -169,4 +189,4 @@ def _read(fmt: Format, role: Role) -> tuple[dict[str, str], int]:
     if abs(fmt.bits - index_bits / block) > 0.005:
         below, above = (round((index_bits + k) / block, 3) for k in (0, 1))
         refuse(fmt, f"indices over blocks of {block} have whole bits. Allowed near it: pq{below:g}, pq{above:g}.")
-    return words, index_bits
+    return words, defaults, index_bits

@@ -29,6 +29,8 @@ _MOST = 1 << 16  # values that a row is judged by
 _BLOCK = 1 << 16  # elements searched at a time, to stay in the cache
 _TINY = 2.0**-60
 
+_STRETCHES = (0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+
 Nearest = Callable[[Tensor], Tensor]
 
 
@@ -70,6 +72,34 @@ def fit_scale(sample: Tensor, grain: Grain, levels: Levels, rule: str, dead: flo
             scale = torch.cat(found).double()
         scales.append((scale * largest).masked_fill(nothing, dead).float())
     return grain.gather(scales, sample.shape).to(sample.device)
+
+
+def stretch(rows: Tensor, near: Callable[[Tensor], Tensor]) -> Tensor:
+    """The factor [rows], at least 1, by which levels of least squared error are stretched for the rule `gain`.
+
+    With codes fixed it is (1 + penalty) / (1 + penalty * gain), the gain being <w, w^> / <w, w>. As codes change then,
+    which takes back a part, shorter and longer ways are tried.
+
+    Args:
+        rows: float32 [rows, n].
+        near: what `rows` become on levels stretched by a factor [rows].
+    """
+    power = rows.square().sum(dim=1).clamp(min=_TINY)
+
+    def settled(factor: Tensor) -> tuple[Tensor, Tensor]:
+        found = near(factor)
+        gain = (found * rows).sum(dim=1) / power
+        return (found - rows).square().sum(dim=1) / power + PENALTY["gain"] * (1 - gain).square(), gain
+
+    factor = torch.ones(len(rows))
+    least, gain = settled(factor)
+    full = (1 + PENALTY["gain"]) / (1 + PENALTY["gain"] * gain.clamp(0, 1))
+    for share in _STRETCHES:
+        moved = 1 + share * (full - 1)
+        loss, _ = settled(moved)
+        less = (loss < least) & (gain > 0)
+        factor, least = torch.where(less, moved, factor), torch.where(less, loss, least)
+    return factor
 
 
 def _sampled(rows: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -56,7 +56,7 @@ def test_every_weight_takes_the_nearest_of_all_sums(bases: int, seed: int) -> No
 def test_coordinates_are_those_of_least_squares(bases: int, seed: int) -> None:
     """No other coordinates are better for the signs that were chosen."""
     x = normal(1, 200, seed=seed)
-    grid = fit(x, f"multibit{bases}")
+    grid = fit(x, f"multibit{bases}:mse")
     places, near = Bases(grid.coordinates).nearest(x)
     signs = torch.stack([(places[0] >> i & 1) * 2.0 - 1 for i in range(bases)], dim=1).double()
     best = torch.linalg.lstsq(signs, x[0, :, None].double()).solution[:, 0]
@@ -66,7 +66,7 @@ def test_coordinates_are_those_of_least_squares(bases: int, seed: int) -> None:
 
 def test_error_falls_with_bases_and_vanishes() -> None:
     x = normal(8, 128)
-    errors = [error(x, f"multibit{bits}") for bits in range(1, 9)]
+    errors = [error(x, f"multibit{bits}:mse") for bits in range(1, 9)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < 1e-4
     for bits in range(2, 9):  # 2^bits levels that need not be equally spaced, against 2^bits - 1 that are
@@ -75,6 +75,22 @@ def test_error_falls_with_bases_and_vanishes() -> None:
 
 def error_of_int(x: Tensor, text: str) -> float:
     return float((Integer().fit(x, Format.parse(text), WEIGHT, 0).round_trip(x) - x).double().square().mean())
+
+
+@pytest.mark.parametrize("text", ["multibit2", "multibit3:g16", "multibit2:g50:a16"])
+def test_gain_gives_groups_their_length_back(text: str) -> None:
+    """The loss of `gain` (squared error, and ten times the squared loss of length) is lower, length nearer to all."""
+    x = normal(6, 120)
+    losses, lengths = [], []
+    for rule in ("gain", "mse"):
+        grid = fit(x, f"{text}:{rule}")
+        rows, near = grid.groups.of(x), grid.groups.of(grid.round_trip(x))
+        power, length = rows.square().sum(dim=1), (rows * near).sum(dim=1)
+        losses.append((near - rows).square().sum(dim=1) / power + 10 * (1 - length / power).square())
+        lengths.append(float((length / power).mean()))
+    assert (losses[0] <= losses[1] + 1e-3).all()
+    assert losses[0].mean() < 0.9 * losses[1].mean()
+    assert lengths[1] < lengths[0] < 1.01
 
 
 def test_what_lies_in_the_span_is_met() -> None:
@@ -196,5 +212,6 @@ def test_defaults_are_left_out() -> None:
         return str(Multibit().canonical(Format.parse(text), WEIGHT))
 
     assert canonical("multibit1.5:adaptive:g64") == "multibit1.5:g64"
-    assert canonical("multibit2:a32:even:channel") == "multibit2"
+    assert canonical("multibit2:gain:a32:even:channel") == "multibit2"
+    assert canonical("multibit1:mse") == "multibit1"
     assert canonical("multibit2:adaptive:a16") == "multibit2:adaptive:a16"

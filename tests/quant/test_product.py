@@ -51,7 +51,7 @@ def test_a_tensor_smaller_than_its_codebook_is_stored_exactly_and_tells_its_pric
 
 def test_blocks_of_one_are_scalar_means() -> None:
     x = normal(100, 1000)
-    grid = fit(x, "pq3:d1:c32")
+    grid = fit(x, "pq3:d1:c32:mse")
     got = grid.round_trip(x)
     assert len(got.unique()) == 8
     assert grid.code_bits(x.shape) == 3 * x.numel()
@@ -115,6 +115,15 @@ def test_importance_is_the_distance_of_outputs() -> None:
     others = ((plain.round_trip(x).reshape(-1, 4) - blocks) @ inputs.T).double().square().sum(dim=1)
     assert mine.sum() < 0.7 * others.sum()
     assert torch.equal(aware.round_trip(got.reshape(x.shape)), got.reshape(x.shape))
+
+
+def test_gain_gives_the_tensor_its_length_back() -> None:
+    x = normal(128, 64)
+    (short, _), (full, grid) = (
+        (float((x * g.round_trip(x)).sum() / x.square().sum()), g) for g in (fit(x, "pq2:mse"), fit(x, "pq2"))
+    )
+    assert short < 0.95 < full < 1.01
+    assert torch.equal(grid.codebook, grid.codebook.half().float())
 
 
 def test_directions_never_seen_are_no_trouble() -> None:
