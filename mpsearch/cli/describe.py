@@ -140,10 +140,10 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     _print_sites(screen, facts)
     screen.print(f"\n{len(facts['choices'])} choices, {facts['size']:.3g} assignments\n")
     _print_costs(screen, facts, costs)
-    planned = {name: arena for name, arena in facts["arena_bytes"].items() if arena is not None}
+    planned = [(name, arena) for name, arena in facts["arena_bytes"].items() if arena is not None][:2]
     if planned:
-        laid = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned.items())
-        screen.print(f"activations laid out one beside the other take (the peak, or a little more): {laid}")
+        laid = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned)
+        screen.print(f"\nactivations at the offsets of a planner: {laid}")
     for name, shares in facts["shares"].items():
         _print_shares(screen, name, costs.labelled(name), shares)
     for device in costs.devices:
