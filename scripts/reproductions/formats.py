@@ -132,7 +132,7 @@ def _words(draw: torch.Generator) -> Mapping[str, list[Tensor]]:
 
 
 def _row(*cells: str) -> None:
-    print("| " + " | ".join(cell.ljust(20) for cell in cells) + " |")
+    print("| " + " | ".join(cell.ljust(21) for cell in cells) + " |")
 
 
 def _decibels(db: float) -> str:
