@@ -2,21 +2,28 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small_problems import budgets, enumerated, front_of, problems, within
 
 from mpsearch.core.errors import NothingFeasible, OutOfResources
+from mpsearch.cost.solve import front as module
 from mpsearch.cost.solve import merge
 from mpsearch.cost.solve.front import front
 from mpsearch.cost.solve.program import best, total
 from mpsearch.cost.terms import Cost, Terms
 
-MODERATE = settings(max_examples=40, deadline=None)
+MODERATE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def points(found):
     return sorted(map(tuple, np.column_stack([found.costs, found.score]).tolist()))
+
+
+@pytest.fixture(params=[0, 1 << 15], ids=["solved", "listed"])
+def few(request, monkeypatch):
+    """Small problems would all be listed; here they are solved, too."""
+    monkeypatch.setattr(module, "_LISTED", request.param)
 
 
 def check(problem, data, **options):
@@ -42,18 +49,21 @@ def test_one_plain_sum(problem, data):
     check(problem, data)
 
 
+@pytest.mark.usefixtures("few")
 @MODERATE
 @given(problems(costs=1), st.data())
 def test_one_cost_with_joint_terms_and_peaks(problem, data):
     check(problem, data)
 
 
+@pytest.mark.usefixtures("few")
 @MODERATE
 @given(problems(costs=3, rows=2, choices=3), st.data())
 def test_several_costs(problem, data):
     check(problem, data)
 
 
+@pytest.mark.usefixtures("few")
 @MODERATE
 @given(problems(costs=1, rows=1, joint=False))
 def test_merging_and_programs_agree(problem):

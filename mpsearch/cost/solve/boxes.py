@@ -7,9 +7,8 @@ from itertools import product
 
 import numpy as np
 
-from mpsearch.core.front import non_dominated
-from mpsearch.cost.solve.program import Floats, Joint, Scores, best, find, tightest, total
-from mpsearch.cost.solve.solutions import Solutions, levels
+from mpsearch.cost.solve.program import Floats, Joint, Scores, best, find, tightest
+from mpsearch.cost.solve.solutions import levels
 from mpsearch.cost.terms import Cost
 
 
@@ -75,15 +74,6 @@ class Boxes:
             each += 1
             if 2 * len(found) >= most or each**dimensions > 8 * most:
                 return found[:: -(-len(found) // most)]
-
-    def solutions(self, found: Sequence[tuple[int, ...]], complete: bool) -> Solutions:
-        """The points that no other beats, sorted."""
-        indices = np.array(found, dtype=np.int16).reshape(len(found), len(self._score))
-        costs = np.array([cost(indices) for cost in self._costs]).reshape(len(self._costs), len(found)).T
-        score = total(self._score, self._joint, indices)
-        keep = np.flatnonzero(non_dominated(np.column_stack([costs, score])))
-        keep = keep[np.lexsort((score[keep], *costs[keep].T[::-1]))]
-        return Solutions(indices[keep], score[keep], costs[keep], complete)
 
 
 def _below(cost: Cost, point: tuple[int, ...]) -> float:

@@ -1,14 +1,16 @@
 """The whole Pareto front of an additive score against costs.
 
-Against one sum: dynamic programming over the choices (`merge`). Against several sums, where some points are enough: the
-whole front against one of them at prices of the others (`priced`). Against anything else: one mixed-integer program per
-point, boxes of budgets split below each point found (`boxes`).
+Against one sum: dynamic programming over the choices (`merge`). Of few assignments: all of them. Against several sums,
+where some points are enough: the whole front against one of them at prices of the others (`priced`). Against anything
+else: one mixed-integer program per point, boxes of budgets split below each point found (`boxes`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
+from math import prod
 
 import numpy as np
 
@@ -17,11 +19,13 @@ from mpsearch.cost.solve.boxes import Boxes
 from mpsearch.cost.solve.merge import merge, order
 from mpsearch.cost.solve.priced import priced
 from mpsearch.cost.solve.program import Joint, Scores, best, tables
-from mpsearch.cost.solve.solutions import Solutions, at_levels
+from mpsearch.cost.solve.solutions import Solutions, at_levels, selected
 from mpsearch.cost.terms import Cost
 
 _ENOUGH = 100
 """Points of several sums at which no program is solved to find more."""
+_LISTED = 1 << 15
+"""Assignments up to which all of them are looked at."""
 
 
 def front(
@@ -54,6 +58,8 @@ def front(
         else:
             if merged is not None:
                 return merged
+    if prod(map(len, score)) <= _LISTED:
+        return _by_listing(score, costs, given, joint, most)
     if most is not None and costs and not joint and all(len(cost.rows) == 1 for cost in costs):
         with suppress(OutOfResources):
             some = priced(score, costs, given, most)
@@ -61,7 +67,23 @@ def front(
                 return some
     solver = Boxes(score, costs, given, joint)
     found = solver.all(most)
-    return solver.solutions(solver.spread(most or 1) if found is None else found, complete=found is not None)
+    points = solver.spread(most or 1) if found is None else found
+    indices = np.array(points, dtype=np.int16).reshape(len(points), len(score))
+    return replace(selected(score, costs, indices, joint), complete=found is not None)
+
+
+def _by_listing(
+    score: Scores, costs: Sequence[Cost], limits: Sequence[float | None], joint: Joint | None, most: int | None
+) -> Solutions:
+    """The front among all assignments."""
+    sizes = [len(row) for row in score]
+    indices = np.indices(sizes, dtype=np.int16).reshape(len(sizes), prod(sizes)).T
+    for cost, limit in zip(costs, limits, strict=True):
+        indices = indices if limit is None else indices[cost(indices) <= limit]
+    if not len(indices):
+        best(score, costs, limits, joint)  # says what can be reached
+        raise AssertionError("the solvers disagree about what is feasible")
+    return selected(score, costs, indices, joint, most)
 
 
 def _by_merging(

@@ -7,16 +7,16 @@ close together along the cost that is bounded, and each of the costs is that one
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mpsearch.core.errors import OutOfResources
-from mpsearch.core.front import non_dominated
 from mpsearch.cost.solve.merge import merge, order
-from mpsearch.cost.solve.program import Floats, Scores, tables, total
-from mpsearch.cost.solve.solutions import Solutions, at_levels, spread
+from mpsearch.cost.solve.program import Floats, Scores, tables
+from mpsearch.cost.solve.solutions import Solutions, at_levels, selected
 from mpsearch.cost.solve.sweep import sweep
 from mpsearch.cost.terms import Cost
 
@@ -34,7 +34,7 @@ def priced(score: Scores, costs: Sequence[Cost], limits: Sequence[float | None],
     Raises `OutOfResources` where choices hang together in too many ways, or a front is too large to hold.
     """
     if len(costs) == 1:
-        return _selected(score, costs, limits, sweep(score, costs).indices, most)
+        return _within(score, costs, limits, sweep(score, costs).indices, most)
     keys = {(i,) for i in range(len(score))} | {key for cost in costs for key in cost.rows[0].joint}
     steps = order([len(row) for row in score], sorted(keys))
     if steps is None:
@@ -53,7 +53,7 @@ def priced(score: Scores, costs: Sequence[Cost], limits: Sequence[float | None],
             if merged is not None:
                 indices, units, _ = merged
                 found.append(indices[at_levels(cost.measure(units), most)])
-    return _selected(score, costs, limits, np.unique(np.concatenate(found), axis=0), most)
+    return _within(score, costs, limits, np.unique(np.concatenate(found), axis=0), most)
 
 
 def _prices(score: Scores, cost: Cost, limit: float | None, n: int) -> Floats:
@@ -72,16 +72,9 @@ def _prices(score: Scores, cost: Cost, limit: float | None, n: int) -> Floats:
     return np.append(worth, worth.min() * _FREE)
 
 
-def _selected(
+def _within(
     score: Scores, costs: Sequence[Cost], limits: Sequence[float | None], indices: NDArray[np.integer], most: int
 ) -> Solutions:
-    measured = np.stack([cost(indices) for cost in costs], axis=1)
-    inside = (measured <= [np.inf if limit is None else limit for limit in limits]).all(axis=1)
-    indices, measured = indices[inside], measured[inside]
-    found = total(score, None, indices)
-    keep = np.flatnonzero(non_dominated(np.column_stack([measured, found])))
-    if len(keep):
-        rows = [int(found[keep].argmin()), *spread(measured[keep], most)]
-        keep = keep[list(dict.fromkeys(rows))[:most]]
-    keep = keep[np.lexsort((found[keep], *measured[keep].T[::-1]))]
-    return Solutions(indices[keep], found[keep], measured[keep], complete=False)
+    for cost, limit in zip(costs, limits, strict=True):
+        indices = indices if limit is None else indices[cost(indices) <= limit]
+    return replace(selected(score, costs, indices, None, most), complete=False)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from mpsearch.core.front import non_dominated
+from mpsearch.cost.solve.program import Floats, Joint, Scores, total
+from mpsearch.cost.terms import Cost
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,23 @@ class Solutions:
     score: Floats
     costs: Floats
     complete: bool
+
+
+def selected(
+    score: Scores, costs: Sequence[Cost], indices: NDArray[np.integer], joint: Joint | None, most: int | None = None
+) -> Solutions:
+    """Those of `indices` [n, choices] that no other beats: the best, and others spread evenly over the costs.
+
+    Complete where that is all of them.
+    """
+    measured = np.array([cost(indices) for cost in costs]).reshape(len(costs), len(indices)).T
+    found = total(score, joint, indices)
+    keep = np.flatnonzero(non_dominated(np.column_stack([measured, found])))
+    complete = most is None or len(keep) <= most
+    if not complete:
+        keep = keep[list(dict.fromkeys([int(found[keep].argmin()), *spread(measured[keep], most)]))[:most]]
+    keep = keep[np.lexsort((found[keep], *measured[keep].T[::-1]))]
+    return Solutions(indices[keep], found[keep], measured[keep], complete)
 
 
 def levels(low: float, high: float, n: int) -> Floats:
