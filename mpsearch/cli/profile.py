@@ -154,6 +154,8 @@ def _document(found: Profile, path: Path, seconds: float) -> dict[str, Any]:
 def _print(found: Profile, path: Path, seconds: float) -> None:
     from rich.table import Table
 
+    from mpsearch.deploy.card import apart
+
     screen = console()
     workload = found.features.workload
     runtime = ", ".join(f"{name} {version}" for name, version in found.machine.packages.items())
@@ -172,8 +174,8 @@ def _print(found: Profile, path: Path, seconds: float) -> None:
         table.add_row(name, *cells)
     screen.print(table)
     screen.print(
-        f"\n{found.runs} whole models, held-out ones differ from all others in at least {found.apart} layers; "
-        f"{seconds:.0f} s"
+        f"\n{found.runs} whole models, held-out ones differ from all others in at least {apart(found)}; the slowest of "
+        f"these takes {found.quality.spread:.0%} longer than the fastest; {seconds:.0f} s"
     )
     if found.strange:
         screen.print(f"{found.strange} models ran otherwise than asked; they count as what they were")

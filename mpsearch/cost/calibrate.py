@@ -51,7 +51,9 @@ class Quality:
 
     Args:
         mape: mean absolute error. worst: the largest. bias: mean error, above 0 where predictions are too large.
-        spearman: rank correlation; 1.0 where there is nothing to rank.
+        spearman: rank correlation; 0.0 of predictions that are all equal.
+        spread: the longest over the shortest that was measured, minus 1: within their error, times that are so close
+            have no order.
         n: how many were compared.
     """
 
@@ -59,6 +61,7 @@ class Quality:
     worst: float
     bias: float
     spearman: float
+    spread: float
     n: int
 
 
@@ -69,8 +72,9 @@ def quality(predicted: ArrayLike, measured: ArrayLike) -> Quality:
         raise ValueError(f"cannot compare {ours.size} predictions with {truth.size} measurements.")
     errors = ours / truth - 1
     ranked = len({*ours.tolist()}) > 1 and len({*truth.tolist()}) > 1
-    rank = float(spearmanr(ours, truth).statistic) if ranked else 1.0
-    return Quality(float(np.abs(errors).mean()), float(np.abs(errors).max()), float(errors.mean()), rank, len(truth))
+    rank = float(spearmanr(ours, truth).statistic) if ranked else 0.0
+    worst, spread = float(np.abs(errors).max()), float(truth.max() / truth.min() - 1)
+    return Quality(float(np.abs(errors).mean()), worst, float(errors.mean()), rank, spread, len(truth))
 
 
 @dataclass(frozen=True)

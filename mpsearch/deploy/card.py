@@ -88,9 +88,15 @@ def _note(profile: Profile) -> str:
     return (
         f"A batch of {samples} takes {profile.float_s * 1e3:.4g} ms in float and {profile.integer_s * 1e3:.4g} ms in "
         f"8 bits. Integers of 2 to 7 bits run as int8. {good.n} mixed models that were held out and differ from all "
-        f"others in at least {profile.apart} layers: mean error {good.mape:.1%}, largest {good.worst:.1%}, bias "
-        f"{good.bias:+.1%}, rank correlation {good.spearman:.3f}.{verdict}"
+        f"others in at least {apart(profile)}: mean error {good.mape:.1%}, largest {good.worst:.1%}, bias "
+        f"{good.bias:+.1%}, rank correlation {good.spearman:.3f}; the slowest takes {good.spread:.0%} longer than the "
+        f"fastest.{verdict}"
     )
+
+
+def apart(profile: Profile) -> str:
+    """In how many layers held-out models differ from others."""
+    return f"{profile.apart} layer{'s' * (profile.apart != 1)}"
 
 
 def _threads(profile: Profile) -> str:

@@ -30,7 +30,7 @@ def operation_model(program: Program, model: OnnxModel, step: Step) -> tuple[onn
     names: dict[str, Value] = {}
     for index in step.inputs:
         source = program.steps[index]
-        while source.call in MOVES:
+        while source.call in MOVES and source.upstream:  # what no site changes is at hand as it is read
             source = program.steps[source.inputs[0]]
         value = model.values.get(source.index)
         if value is not None and source.kind in (Kind.INPUT, Kind.VALUE, Kind.CALL):

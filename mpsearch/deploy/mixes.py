@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from mpsearch.cost.workload import Operation, Workload
 INT8 = Format("int", 8)
 APART = 3
 """Layers in which a run that is held out differs from every other, at least."""
-_TRIES = 10_000
+_TRIES = 3_000
 
 
 @dataclass(frozen=True)
@@ -49,18 +50,21 @@ def layers(workload: Workload) -> list[Operation]:
     return [o for o in workload.operations if o.macs and workload.sites(o)]
 
 
-def mixes(space: Space, workload: Workload, capable: Collection[str], n: int, seed: int) -> Mixes:
-    """`n` assignments of `space` or of its sites in 8 bits, a third of them held out.
+def mixes(space: Space, workload: Workload, capable: Collection[str], counts: Sequence[int], seed: int) -> Mixes:
+    """Assignments of `space` or of its sites in 8 bits, a third of them held out.
 
     Two of three put some operations on integers, and with them what they read and write; the third sets every choice by
     itself, as a search would. Choices that are tied decide together.
 
     Args:
         capable: names of the operations that can run on integers.
+        counts: how many, the best first: fewer, where that keeps the held-out ones further apart.
+
+    Raises `BadInput` where the space has too few assignments.
     """
     able = [operation for operation in workload.operations if operation.name in capable]
     counted = layers(workload)
-    for apart in range(min(APART, len(counted)), 0, -1):
+    for apart, n in product(range(min(APART, len(counted)), 0, -1), counts):
         found = _drawn(space, workload, able, counted, n, apart, np.random.default_rng(seed))
         if found is not None:
             return found

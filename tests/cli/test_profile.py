@@ -83,7 +83,7 @@ def test_json_is_one_object(cli, deep: Path) -> None:
     assert document["ran_otherwise"] == 0
     assert document["differ_in_layers"] == 3
     held_out = document["held_out"]["this table"]
-    assert set(held_out) == {"mape", "worst", "bias", "spearman", "n"}
+    assert set(held_out) == {"mape", "worst", "bias", "spearman", "spread", "n"}
     assert held_out["n"] >= 12
     assert document["machine"]["packages"]["onnxruntime"]
     assert document["float_s"] > 0

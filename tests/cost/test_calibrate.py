@@ -68,9 +68,9 @@ def test_a_line_goes_through_its_anchors(slope: float, intercept: float, a: floa
 def test_quality_by_hand() -> None:
     found = quality([1.1, 1.8, 4.0], [1.0, 2.0, 4.0])
     assert (found.mape, found.worst, found.bias) == pytest.approx((0.2 / 3, 0.1, 0.0))
-    assert (found.spearman, found.n) == (1.0, 3)
+    assert (found.spearman, found.spread, found.n) == (1.0, 3.0, 3)
     assert quality([3.0, 2.0, 1.0], [1.0, 2.0, 3.0]).spearman == -1.0
-    assert quality([1.0, 1.0], [1.0, 2.0]).spearman == 1.0  # nothing to rank
+    assert quality([1.0, 1.0], [1.0, 2.0]).spearman == 0.0  # no order at all
     with pytest.raises(ValueError, match="cannot compare 2 predictions with 0"):
         quality([1.0, 2.0], [])
 

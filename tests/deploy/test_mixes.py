@@ -52,7 +52,7 @@ def featured(name: str) -> Features:
 def test_held_out_runs_differ_from_all_others_in_three_layers(name: str, seed: int) -> None:
     prepared, capable = made(name)
     space, workload = prepared.space, prepared.cost_model.workload
-    found = mixes(space, workload, capable, 30, seed)
+    found = mixes(space, workload, capable, (30,), seed)
     assert (len(found.train), len(found.held_out), found.apart) == (20, 10, 3)
     counted = layers(workload)
     for ours in found.held_out:
@@ -62,8 +62,8 @@ def test_held_out_runs_differ_from_all_others_in_three_layers(name: str, seed: i
     every = [*anchors(space), *found.train, *found.held_out]
     assert len(set(every)) == len(every)
     assert all(assignment in space for assignment in every)
-    assert mixes(space, workload, capable, 30, seed) == found
-    assert mixes(space, workload, capable, 30, seed + 1) != found
+    assert mixes(space, workload, capable, (30,), seed) == found
+    assert mixes(space, workload, capable, (30,), seed + 1) != found
 
 
 def test_all_of_a_float_and_an_integer_model_are_anchors() -> None:
@@ -144,7 +144,7 @@ class Two(nn.Module):
 
 def test_small_models_are_measured_as_far_apart_as_they_can_be() -> None:
     prepared = problem(Two(), randn(5, 4))
-    found = mixes(prepared.space, prepared.cost_model.workload, {"a", "b"}, 6, 0)
+    found = mixes(prepared.space, prepared.cost_model.workload, {"a", "b"}, (6,), 0)
     assert found.apart in (1, 2)
     assert len(found.held_out) == 2
 
@@ -152,4 +152,4 @@ def test_small_models_are_measured_as_far_apart_as_they_can_be() -> None:
 def test_a_space_of_few_assignments_is_refused() -> None:
     prepared = problem(Two(), randn(5, 4))
     with pytest.raises(BadInput, match="too few assignments"):
-        mixes(prepared.space, prepared.cost_model.workload, {"a", "b"}, 90, 0)
+        mixes(prepared.space, prepared.cost_model.workload, {"a", "b"}, (90,), 0)

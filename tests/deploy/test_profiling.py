@@ -93,10 +93,11 @@ def test_the_card_of_one_model_is_refused_for_another(found: Profile, tmp_path: 
 
 
 def test_a_table_that_misses_by_much_is_no_calibrated_one(found: Profile) -> None:
-    good = replace(found, predictors={"this table": Quality(0.01, 0.02, 0.0, 0.99, 12)})
-    bad = replace(found, predictors={"this table": Quality(0.20, 0.40, 0.1, 0.99, 12)})
-    rank = replace(found, predictors={"this table": Quality(0.01, 0.02, 0.0, 0.90, 12)})
-    assert (good.is_good, bad.is_good, rank.is_good) == (True, False, False)
+    good = replace(found, predictors={"this table": Quality(0.01, 0.02, 0.0, 0.99, 0.8, 12)})
+    bad = replace(found, predictors={"this table": Quality(0.20, 0.40, 0.1, 0.99, 0.8, 12)})
+    rank = replace(found, predictors={"this table": Quality(0.01, 0.02, 0.0, 0.90, 0.8, 12)})
+    flat = replace(found, predictors={"this table": Quality(0.01, 0.02, 0.0, 0.30, 0.06, 12)})
+    assert (good.is_good, bad.is_good, rank.is_good, flat.is_good) == (True, False, False, True)
     assert "status: calibrated" in card_text(good, "x")
     assert "heldout_mape: 0.01" in card_text(good, "x")
     assert "status: analytic" in card_text(bad, "x")
