@@ -6,20 +6,24 @@ Assignments are rows of option indices here, as `Space.encode` gives them.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mpsearch.core.errors import OutOfResources
 from mpsearch.core.space import Space
+from mpsearch.cost.solve.elimination import least
 from mpsearch.cost.solve.front import front
+from mpsearch.cost.solve.priced import priced
 from mpsearch.cost.solve.sweep import sweep
 from mpsearch.cost.terms import Cost
 
 Rows = NDArray[np.int16]
 Floats = NDArray[np.float64]
 
-_SOLVED = 16
-"""Open choices up to which a predicted front is solved whole; above, its convex hull does."""
+_SOLVED, _PRICED = 16, 50
+"""Open choices up to which a predicted front against one cost, and several, is solved; above, its convex hull does."""
 
 
 def one_at_a_time(space: Space, base: Sequence[int], most: int) -> Rows:
@@ -52,24 +56,46 @@ def anywhere(sizes: Sequence[int], n: int, rng: np.random.Generator) -> Rows:
     return np.stack([rng.integers(size, size=n) for size in sizes], axis=1).astype(np.int16)
 
 
-def towards_cheapest(rows: Rows, costs: Sequence[Cost], rng: np.random.Generator) -> Rows:
-    """`rows` with a random share of their choices, from none to all, at what adds least to one of `costs`."""
-    choices = range(rows.shape[1])
-    cheapest = [[np.sum([terms.unary[i] for terms in cost.rows], axis=0).argmin() for i in choices] for cost in costs]
-    aims = np.array(cheapest, dtype=np.int16)[rng.integers(len(costs), size=len(rows))]
-    return np.where(rng.random(rows.shape) < rng.random((len(rows), 1)), aims, rows)
+def towards(rows: Rows, aims: Rows, rng: np.random.Generator) -> Rows:
+    """`rows` with a random share of their choices, from none to all, as in one of `aims`."""
+    picked = aims[rng.integers(len(aims), size=len(rows))]
+    return np.where(rng.random(rows.shape) < rng.random((len(rows), 1)), picked, rows)
+
+
+def cheapest(cost: Cost) -> NDArray[np.int16]:
+    """The row where `cost` is least; of a peak, where its steps together are.
+
+    Where choices hang together in too many ways, each takes what is least on average over the others.
+    """
+    found = least(cost.rows)
+    if found is None:
+        sums = [np.zeros(len(row)) for row in cost.rows[0].unary]
+        for terms in cost.rows:
+            for key, table in terms.tables.items():
+                for axis, i in enumerate(key):
+                    sums[i] += table.mean(axis=tuple(k for k in range(len(key)) if k != axis))
+        found = tuple(int(row.argmin()) for row in sums)
+    return np.array(found, dtype=np.int16)
 
 
 def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -> Rows:
     """About `most` rows from the front of an additive `score` against each of `costs`: exact, or its convex hull.
 
-    Without a cost that is a plain sum, the best row alone.
+    And about as many from the front against all of them. Without a cost that is a sum, the best row alone.
     """
-    sums = [cost for cost in costs if len(cost.rows) == 1 and not cost.rows[0].joint]
-    if not sums:
-        return np.array([[row.argmin() for row in score]], dtype=np.int16)
-    solve = front if sum(len(row) > 1 for row in score) <= _SOLVED else sweep
-    return np.concatenate([solve(score, [cost], most=most).indices for cost in sums]).astype(np.int16)
+    sums = [cost for cost in costs if len(cost.rows) == 1]
+    open_ = sum(len(row) > 1 for row in score)
+    found: list[NDArray[np.integer]] = []
+    with suppress(OutOfResources):  # too many choices hang together
+        for cost in sums:
+            alone = front(score, [cost], most=most) if open_ <= _SOLVED else sweep(score, [cost], most=most)
+            found.append(alone.indices)
+        if len(sums) > 1:
+            limits = [None] * len(sums)
+            together = priced(score, sums, limits, most) if open_ <= _PRICED else sweep(score, sums, most=most)
+            found.append(together.indices)
+    best = np.array([[row.argmin() for row in score]])
+    return np.concatenate(found or [best]).astype(np.int16)
 
 
 class Prefixes:

@@ -34,10 +34,11 @@ from mpsearch.drivers.candidates import (
     Prefixes,
     Rows,
     anywhere,
+    cheapest,
     neighbours,
     one_at_a_time,
     predicted_front,
-    towards_cheapest,
+    towards,
     unseen,
 )
 from mpsearch.drivers.pool import Axis, Pool
@@ -80,6 +81,8 @@ class Frontier(AskTell):
         self._goals, controls = session.goals, session.evaluations
         self._baseline: Mapping[str, float] = controls[0].measures
         self._axes = [self._axis(session, goal) for goal in session.goals]
+        limited = [axis.cost for axis in self._axes if axis.cost is not None and axis.goal.limit is not None]
+        self._cheapest = np.array([cheapest(cost) for cost in limited], dtype=np.int16)
         self._rows: list[tuple[int, ...]] = []
         self._eligible: list[bool] = []
         self._failed: list[tuple[int, ...]] = []
@@ -187,7 +190,6 @@ class Frontier(AskTell):
             rows = self._fresh(np.array(list(map(self._space.encode, self._space.assignments())), dtype=np.int16))
             return rows[np.sort(self._rng.permutation(len(rows))[:n])]
         rows = anywhere(self._sizes, 20 * n, self._rng)
-        limited = [axis.cost for axis in self._axes if axis.cost is not None and axis.goal.limit is not None]
-        if limited:
-            rows = towards_cheapest(rows, limited, self._rng)
+        if len(self._cheapest):
+            rows = towards(rows, self._cheapest, self._rng)
         return self._fresh(rows)[:n]

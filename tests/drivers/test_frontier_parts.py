@@ -7,16 +7,18 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mpsearch.core.format import Format
-from mpsearch.core.front import hypervolume
+from mpsearch.core.front import hypervolume, non_dominated
 from mpsearch.core.space import Choice, Space
+from mpsearch.cost.solve import elimination
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.drivers.candidates import (
     Prefixes,
     anywhere,
+    cheapest,
     neighbours,
     one_at_a_time,
     predicted_front,
-    towards_cheapest,
+    towards,
     unseen,
 )
 from mpsearch.drivers.improvement import Belief, boxes, expected_improvement
@@ -170,9 +172,38 @@ def test_unseen_rows_come_once():
 
 
 def test_towards_the_cheapest():
-    cost = Cost((Terms.of([[5, 1, 9]] * 6),))
-    rows = towards_cheapest(np.zeros((200, 6), dtype=np.int16), [cost], np.random.default_rng(0))
+    aims = np.array([cheapest(Cost((Terms.of([[5, 1, 9]] * 6),)))])
+    rows = towards(np.zeros((200, 6), dtype=np.int16), aims, np.random.default_rng(0))
     shares = (rows == 1).mean(axis=1)
     assert set(np.unique(rows)) == {0, 1}
     assert shares.min() < 0.2
     assert shares.max() > 0.8
+
+
+def kernels(seed, choices=9, options=3):
+    """A table for every three neighbours; what is least alone is seldom least together."""
+    rng = np.random.default_rng(seed)
+    tables = {(i, i + 1, i + 2): rng.integers(0, 1000, [options] * 3) for i in range(choices - 2)}
+    return Cost((Terms.of([np.zeros(options, int)] * choices, 0, tables),))
+
+
+@pytest.mark.parametrize(("widest", "share"), [(1 << 16, 0.0), (2, 0.3)])
+def test_the_cheapest_of_what_costs_together(monkeypatch, widest, share):
+    monkeypatch.setattr(elimination, "_WIDEST", widest)
+    every = np.array(list(np.ndindex(*[3] * 9)))
+    costs = [kernels(seed) for seed in range(10)]
+    assert np.mean([(cost(every) < cost([cheapest(cost)])).mean() for cost in costs]) <= share
+
+
+@pytest.mark.parametrize("choices", [9, 24])
+def test_a_predicted_front_against_several_costs(choices):
+    rng = np.random.default_rng(0)
+    score = [np.sort(rng.random(3))[::-1] for _ in range(choices)]
+    size = Cost((Terms.of([[2 * n, 3 * n, 4 * n] for n in rng.integers(1, 99, choices)]),))
+    time = kernels(1, choices)
+    rows = predicted_front(score, [size, time, Cost(size.rows + time.rows)], 100)
+    points = np.column_stack([size(rows), time(rows), sum(s[rows[:, i]] for i, s in enumerate(score))])
+    assert non_dominated(points).sum() >= len(np.unique(points, axis=0)) - 1
+    alone = [set(map(bytes, predicted_front(score, [cost], 100))) for cost in (size, time)]
+    assert all(found <= set(map(bytes, rows)) for found in alone)
+    assert len(set(map(bytes, rows)) - set.union(*alone)) > 20

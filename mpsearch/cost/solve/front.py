@@ -63,7 +63,7 @@ def front(
     if most is not None and costs and not joint and all(len(cost.rows) == 1 for cost in costs):
         with suppress(OutOfResources):
             some = priced(score, costs, given, most)
-            if len(some.score) >= min(most, _ENOUGH):
+            if len(some.score) >= (min(most, _ENOUGH) if len(costs) > 1 else 1):
                 return some
     solver = Boxes(score, costs, given, joint)
     found = solver.all(most)
