@@ -87,9 +87,13 @@ def _check_packages() -> None:
     require_onnxruntime()
 
 
+def _is_busy(load: float) -> bool:
+    return load > _BUSY * (os.cpu_count() or 1)
+
+
 def _warn_if_busy() -> None:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > _BUSY * cores:
+    if _is_busy(load):
         say(
             f"mpsearch: the machine is busy (load average {load:.1f} on {cores} cores). Times are of the processor, "
             "not of the clock, but what waits for memory takes longer; measure again on an idle machine to be sure."
@@ -145,6 +149,7 @@ def _document(found: Profile, path: Path, seconds: float) -> dict[str, Any]:
         "differ_in_layers": found.apart,
         "held_out": {name: asdict(quality) for name, quality in found.predictors.items()},
         "ran_otherwise": found.strange,
+        "contended": found.contended,
         "failed": dict(found.failed),
         "load_average": list(found.loads),
         "seconds": round(seconds, 1),
@@ -177,6 +182,11 @@ def _print(found: Profile, path: Path, seconds: float) -> None:
         f"\n{found.runs} whole models, held-out ones differ from all others in at least {apart(found)}; the slowest of "
         f"these takes {found.quality.spread:.0%} longer than the fastest; {seconds:.0f} s"
     )
+    if found.contended and _is_busy(max(found.loads)):
+        screen.print(
+            f"{len(found.contended)} operations take more than half of the cache, so that what else runs slows them "
+            "down: measure again on an idle machine to be sure"
+        )
     if found.strange:
         screen.print(f"{found.strange} models ran otherwise than asked; they count as what they were")
     for name, reason in found.failed.items():

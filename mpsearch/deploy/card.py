@@ -41,7 +41,7 @@ def _card(profile: Profile, name: str) -> dict[str, Any]:
             conversions[f"{what}_s"][kind] = _number(each_s)
     calibration: dict[str, Any] = {"intercept_s": _number(times.fixed_s), "slope": 1.0}
     if profile.is_good:
-        calibration |= {"n_anchors": 2, "heldout_mape": _number(profile.quality.mape)}
+        calibration |= {"n_anchors": profile.fitted, "heldout_mape": _number(profile.quality.mape)}
     return {
         "schema": "mpsearch.accelerator/1",
         "name": name,

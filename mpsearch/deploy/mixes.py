@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,6 +17,8 @@ from mpsearch.cost.conversions import asked
 from mpsearch.cost.workload import Operation, Workload
 
 INT8 = Format("int", 8)
+_GRAIN = re.compile("channel|g[0-9]+")
+"""Options that no integer kernel knows: scales per channel of a value, per group of a weight."""
 APART = 3
 """Layers in which a run that is held out differs from every other, at least."""
 _TRIES = 3_000
@@ -36,8 +39,9 @@ class Mixes:
 
 
 def narrow(choice: Choice) -> Format:
-    """The format that stands for integers at `choice`: its own of 8 bits, else the plain one."""
-    return next((fmt for fmt in choice.options if fmt.scheme == "int" and fmt.bits == 8), INT8)
+    """The format that stands for integers at `choice`: its own of 8 bits, if kernels know it, else the plain one."""
+    own = (fmt for fmt in choice.options if fmt.scheme == "int" and fmt.bits == 8)
+    return next((fmt for fmt in own if not any(map(_GRAIN.fullmatch, fmt.options))), INT8)
 
 
 def anchors(space: Space) -> tuple[Assignment, Assignment]:

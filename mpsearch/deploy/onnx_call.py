@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -108,12 +108,17 @@ Converter = Callable[..., Any]
 
 def value_fits(grid: Grid | None) -> bool:
     """Whether integer kernels read values on this grid: 8 bits, one scale for all."""
-    return isinstance(grid, AffineGrid) and grid.bits == 8 and grid.scale.ndim == 0 and grid.scale.item() > 0
+    return _is_affine(grid) and grid.bits == 8 and grid.scale.ndim == 0 and grid.scale.item() > 0
 
 
 def weight_fits(grid: Grid | None) -> bool:
     """Whether integer kernels read weights on this grid: at most 8 bits, symmetric, one scale or one per channel."""
-    return isinstance(grid, AffineGrid) and grid.bits <= 8 and grid.zero_point is None and grid.grain.group is None
+    return _is_affine(grid) and grid.bits <= 8 and grid.zero_point is None and grid.grain.group is None
+
+
+def _is_affine(grid: Grid | None) -> TypeGuard[AffineGrid]:
+    """Whether it is the uniform grid itself: what derives from it means something else by its scales."""
+    return type(grid) is AffineGrid
 
 
 def weight_codes(stored: Stored) -> tuple[Tensor, Tensor]:

@@ -34,6 +34,7 @@ from mpsearch.deploy.mixes import anchors, layers, mixes
 from mpsearch.deploy.onnx_model import OnnxModel, to_onnx
 from mpsearch.deploy.operations import steps_of
 from mpsearch.deploy.timing import Bench, Failed, Timed, save_inputs
+from mpsearch.graph.grids import SiteGrids
 from mpsearch.graph.program import Kind
 from mpsearch.graph.runner import GraphRunner
 from mpsearch.problem.model import ModelProblem
@@ -90,6 +91,18 @@ class Profile:
         return next(iter(self.predictors.values()))
 
     @property
+    def fitted(self) -> int:
+        """Whole models that the table was fitted to."""
+        return self.runs - self.quality.n
+
+    @property
+    def contended(self) -> list[str]:
+        """Operations whose tensors take more than half of the outer cache: what else runs slows them down."""
+        workload, cache = self.features.workload, self.machine.l3_bytes or self.machine.l2_bytes
+        sizes = {o.name: 4 * sum(access.elements for access in (*o.reads, *o.writes)) for o in workload.operations}
+        return [name for name, size in sizes.items() if cache is not None and size > cache / 2]
+
+    @property
     def is_good(self) -> bool:
         """Whether the table counts as calibrated."""
         found = self.quality
@@ -116,7 +129,9 @@ class _Profiler:
     ) -> None:
         self.space, self.workload, self.bench, self.tell = problem.space, workload, bench, tell
         self.interpreter, self.stream = runner.interpreter, runner.streams["validation"][0]
-        self.program = runner.interpreter.program
+        self.program, grids = runner.interpreter.program, runner.interpreter.grids
+        assert isinstance(grids, SiteGrids)
+        self.grids = grids
         self.steps = steps_of(workload, self.program)
         self.failed: dict[str, str] = {}
         self.load = _load()
@@ -127,6 +142,7 @@ class _Profiler:
 
     def run(self, seed: int) -> Profile:
         both = anchors(self.space)
+        self._calibrate(both[1])
         models = [self._model(assignment) for assignment in both]
         files = {name: self._file(name, model) for name, model in zip(("float", "int8"), models, strict=True)}
         first = self._measured(files, ANCHORS_S, "anchors")
@@ -152,8 +168,19 @@ class _Profiler:
         least = max(FEWEST, PER_LAYER * len(layers(self.workload)))
         return max(least, min(MOST, int(WHOLE_S / (PASSES * wall_s))))
 
+    def _calibrate(self, narrow: Assignment) -> None:
+        """Fit the grids of values that the space itself has no use for."""
+        choices = self.space.choice_of
+        wanted = {
+            i: (narrow.at(site.name),)
+            for i, site in enumerate(self.program.sites)
+            if narrow.at(site.name) not in choices[site.name].options
+        }
+        if wanted:
+            self.grids.calibrate_more(wanted)
+
     def _model(self, assignment: Assignment) -> OnnxModel:
-        return to_onnx(self.program, self.interpreter.grids, assignment)
+        return to_onnx(self.program, self.grids, assignment)
 
     def _file(self, name: str, model: OnnxModel) -> tuple[Path, Path]:
         path = self.bench.folder / f"{name}.onnx"
@@ -263,7 +290,10 @@ def _calm(rounds_s: Floats) -> NDArray[np.intp]:
 
 
 def _array(value: object) -> NDArray[np.generic]:
-    assert isinstance(value, Tensor)
+    if not isinstance(value, Tensor):
+        raise BadInput(
+            f"the model takes {value!r:.40}, which is no tensor: give it as a constant of the model instead."
+        )
     return value.detach().cpu().contiguous().numpy()
 
 

@@ -91,6 +91,11 @@ class SiteGrids:
         if sites_of:
             interpreter.pull(stream, list(sites_of), visit)
 
+    def calibrate_more(self, wanted: Mapping[int, Iterable[Format]]) -> None:
+        """Fit further grids in one more pass over the same batches, where each by itself would take one."""
+        assert self._calibration is not None
+        self.calibrate(*self._calibration, wanted)
+
     def _sample(self, name: str) -> Tensor:
         """Float tensor of a site: the parameter, or the value on the calibration batches."""
         site = self._index[name]

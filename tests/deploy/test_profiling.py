@@ -11,10 +11,13 @@ from deployed import Residual, everywhere, exported, problem, randn
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, OutOfResources
+from mpsearch.core.format import Format
+from mpsearch.core.space import Choice
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.calibrate import Quality
 from mpsearch.cost.device import latency
 from mpsearch.cost.promotions import promotions
+from mpsearch.deploy import mixes
 from mpsearch.deploy import profile as module
 from mpsearch.deploy.card import card_text, write_card
 from mpsearch.deploy.cut import operation_model
@@ -22,7 +25,10 @@ from mpsearch.deploy.features import Features
 from mpsearch.deploy.operations import steps_of
 from mpsearch.deploy.profile import Profile, profile
 from mpsearch.deploy.timing import Failed
+from mpsearch.graph.grids import SiteGrids
+from mpsearch.problem.build import build_problem
 from mpsearch.problem.model import ModelProblem
+from mpsearch.spec.load import load_spec
 from mpsearch.testing.accelerators import packed_in
 
 TOLD: list[tuple[str, int]] = []
@@ -100,6 +106,7 @@ def test_a_table_that_misses_by_much_is_no_calibrated_one(found: Profile) -> Non
     assert (good.is_good, bad.is_good, rank.is_good, flat.is_good) == (True, False, False, True)
     assert "status: calibrated" in card_text(good, "x")
     assert "heldout_mape: 0.01" in card_text(good, "x")
+    assert f"n_anchors: {found.runs - 12}" in card_text(good, "x")
     assert "status: analytic" in card_text(bad, "x")
     assert "n_anchors" not in card_text(bad, "x")
     assert "mean error 20.0%" in " ".join(card_text(bad, "x").split())
@@ -144,6 +151,60 @@ def test_a_mixed_model_that_does_not_run_is_left_out(prepared: ModelProblem, mon
     monkeypatch.setattr(module, "WHOLE_S", 0.1)
     found = profile(prepared)
     assert found.failed == {"mix 3": "it broke"}
+
+
+def test_formats_that_the_space_lacks_are_calibrated_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = problem(Residual(), randn(4, 3, 8, 8), formats=("int4", "fp32"))
+    asked: list[dict[int, tuple[Format, ...]]] = []
+    calibrate = SiteGrids.calibrate_more
+
+    def noted(self, wanted):
+        asked.append(wanted)
+        calibrate(self, wanted)
+        monkeypatch.setattr(module.Bench, "measure", stop)
+
+    def stop(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SiteGrids, "calibrate_more", noted)
+    with pytest.raises(KeyboardInterrupt):
+        profile(narrow)
+    (wanted,) = asked
+    assert len(wanted) == len(narrow.runner.interpreter.program.sites)
+
+
+@pytest.mark.parametrize(
+    ("options", "taken"),
+    [
+        (("int4", "int8", "fp32"), "int8"),
+        (("int4", "fp32"), "int8"),
+        (("int8:sym", "int4"), "int8:sym"),
+        (("int8:channel", "int4"), "int8"),
+        (("int8:g32", "int8:max"), "int8:max"),
+    ],
+)
+def test_the_format_that_stands_for_integers_is_the_spaces_own_if_kernels_know_it(options, taken) -> None:
+    choice = Choice("a", ("a",), tuple(map(Format.parse, options)))
+    assert mixes.narrow(choice) == Format.parse(taken)
+
+
+def test_operations_that_overflow_the_cache_are_named(found: Profile) -> None:
+    assert found.contended == []
+    small = found.machine.model_copy(update={"l3_bytes": 30_000})
+    assert replace(found, machine=small).contended == ["one", "two", "add", "three", "four", "add_2"]
+    unknown = found.machine.model_copy(update={"l3_bytes": None, "l2_bytes": None})
+    assert replace(found, machine=unknown).contended == []
+
+
+@pytest.mark.slow
+def test_the_network_on_digits_is_predicted_to_a_few_percent(tmp_path: Path) -> None:
+    """About a minute on an idle core."""
+    found = profile(build_problem(load_spec("cnn", [])))
+    assert found.strange == 0
+    assert found.quality.mape <= 0.05
+    assert found.quality.spearman >= 0.97
+    assert found.quality.mape < min(q.mape for name, q in found.predictors.items() if name != "this table")
+    assert found.is_good
 
 
 def test_calm_rounds_count() -> None:
