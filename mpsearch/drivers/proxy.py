@@ -118,9 +118,8 @@ def cost_goals(session: Session) -> list[Goal]:
 def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
     """The exact front of `scores` against the cost goals, in the order of `spread`.
 
-    At most so many points where each takes a program to solve; a front against a single sum comes whole. A site without
-    scores adds nothing; a choice adds up over its sites. Raises `NothingFeasible` where no assignment is within the
-    limits of the costs.
+    At most so many points; a front against a single sum comes whole. A site without scores adds nothing; a choice adds
+    up over its sites. Raises `NothingFeasible` where no assignment is within the limits of the costs.
     """
     goals, baseline = cost_goals(session), session.evaluations[0].measures
     costs = [cost for goal in goals if (cost := session.problem.cost(goal.name)) is not None]

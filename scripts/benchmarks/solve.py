@@ -1,4 +1,5 @@
-"""How long the exact solvers take: a program with three budgets, whole fronts against one cost, a sweep.
+"""How long the exact solvers take: a program with three budgets, whole fronts against one cost, a sweep; and the same
+where a cost has terms of three choices each.
 
 CPU seconds of one thread, so that other programs on the machine count little. Errors fall by four per bit and costs are
 bits times sizes of layers; weights of the errors are drawn at random, so nothing here says how good a score is.
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser = argparse.ArgumentParser(prog="scripts/bench solve", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     seeds = range(parser.parse_args(arguments).seeds)
-    return {**_program(seeds), **_fronts(seeds), **_sweeps()}
+    return {**_program(seeds), **_fronts(seeds), **_sweeps(), **_kernels(seeds)}
 
 
 def _program(seeds: range) -> dict[str, Any]:
@@ -77,6 +78,44 @@ def _sweeps() -> dict[str, Any]:
         f"sweep, 5000 choices: {len(found.score)} points in {spent:.2f} s; {len(some.score)} of them in {some_s:.2f} s"
     )
     return {"sweep_s": round(spent, 3), "sweep_points": len(found.score), "sweep_1000_s": round(some_s, 3)}
+
+
+def _kernels(seeds: range) -> dict[str, Any]:
+    """A chain of 30 kernels: time by weight (4 options), input and output (3), whichever of arithmetic and memory takes
+    longer; memory of the weights. Under both budgets; the whole front against time; 64 points against both."""
+    seconds: dict[str, list[float]] = {"program": [], "front": [], "front_two_costs": [], "sweep_two_costs": []}
+    for seed in seeds:
+        score, time_, memory = _chain(30, seed)
+        widest = [[len(row) - 1 for row in score]]
+        ends = [(tightest(cost), float(cost(widest)[0])) for cost in (time_, memory)]
+        for share in (0.2, 0.4, 0.6, 0.8):
+            budgets = [low + share * (high - low) for low, high in ends]
+            seconds["program"].append(_timed(lambda s=score, c=[time_, memory], b=budgets: best(s, c, b))[0])
+        spent, whole = _timed(lambda s=score, c=time_: front(s, [c]))
+        seconds["front"].append(spent)
+        spent, some = _timed(lambda s=score, c=[time_, memory]: front(s, c, most=64))
+        seconds["front_two_costs"].append(spent)
+        spent, hull = _timed(lambda s=score, c=[time_, memory]: sweep(s, c))
+        seconds["sweep_two_costs"].append(spent)
+        print(f"kernels, seed {seed}: {len(whole.score)}, {len(some.score)} and {len(hull.score)} points of the fronts")
+    return {f"kernels_{name}_s": round(max(found), 3) for name, found in seconds.items()}
+
+
+def _chain(kernels: int, seed: int) -> tuple[Rows, Cost, Cost]:
+    """Scores, time in picoseconds and memory in bits: a value, then a weight and the value that it makes, and so on."""
+    rng = np.random.default_rng(seed)
+    weights, values = np.array([2, 4, 8, 16]), np.array([4, 8, 16])
+    score, tables = [4.0**-values * np.exp(rng.normal(0, 1.5))], {}
+    memory = [np.zeros(3, dtype=np.int64)]
+    a, w, b = np.meshgrid(values, weights, values, indexing="ij")
+    for k in range(kernels):
+        macs, n_weights, n_values = (int(np.exp(rng.uniform(*ends))) for ends in ((14, 20), (8, 14), (10, 14)))
+        arithmetic, moved = macs * np.maximum(w, a) / 520e12, (n_weights * w + n_values * (a + b)) / 2560e9
+        tables[2 * k, 2 * k + 1, 2 * k + 2] = np.round(np.maximum(arithmetic, moved) * 1e12).astype(np.int64)
+        score += [4.0**-bits * np.exp(rng.normal(0, 1.5)) for bits in (weights, values)]
+        memory += [n_weights * weights, np.zeros(3, dtype=np.int64)]
+    unary = [np.zeros(len(row), dtype=np.int64) for row in score]
+    return score, Cost((Terms.of(unary, 0, tables),), per=10**12), Cost((Terms.of(memory),), per=8, whole=True)
 
 
 def _three_costs(choices: int, seed: int) -> tuple[Rows, list[Cost]]:
