@@ -31,7 +31,7 @@ def test_every_bundled_space_is_named_and_nothing_else() -> None:
 def test_the_formats_it_names_exist() -> None:
     line = README[README.index("Formats are texts") : README.index("`mpsearch list quantizers`")]
     texts = re.findall(r"`([^`]+)`", line)
-    assert len(texts) == 4
+    assert len(texts) == 13
     for text in texts:
         fmt = Format.parse(text)
         registry.load("quantizers", fmt.scheme)().canonical(fmt, Role.WEIGHT)
