@@ -166,6 +166,7 @@ def additive(runs: Runs, alone_s: ArrayLike, alike: Sequence[int], shrinkage: fl
     lower = np.zeros(unknowns)
     lower[at_class:] = -np.inf
     found = lsq_linear(system, target, bounds=(lower, np.inf), method="bvls").x * typical
+    found[:at_class] = found[:at_class].clip(min=0.0)  # the solver keeps to bounds up to rounding
     return Additive(
         float(found[0]), found[at_wide:at_narrow], found[at_narrow:at_switch], found[at_switch:at_class] / unit
     )

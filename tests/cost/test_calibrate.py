@@ -8,6 +8,7 @@ from hawq_v3 import NANOSECONDS_4, NANOSECONDS_8, PUBLISHED, table
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsearch.cost import calibrate
 from mpsearch.cost.calibrate import Runs, additive, line_through, quality
 
 # How much faster than float a T4 ran networks at the settings of PUBLISHED, in the same order, and at 8 and 4 bits
@@ -109,6 +110,21 @@ def test_noise_averages_out_and_no_time_is_below_zero(seed: int) -> None:
     assert quality(found(test.narrow, test.switches), test.seconds).mape < 0.02
     parts = (np.array([found.fixed_s]), found.wide_s, found.narrow_s, found.switch_s)
     assert all((part >= 0).all() for part in parts)
+
+
+def test_times_are_not_even_below_zero_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, wide, alike, _ = drawn(0)
+    solve = calibrate.lsq_linear
+
+    def rounded(*given, **more):
+        found = solve(*given, **more)
+        found.x -= 1e-20 * (found.x == 0)
+        return found
+
+    monkeypatch.setattr(calibrate, "lsq_linear", rounded)
+    fixed = Runs(train.narrow, train.switches * 0, train.seconds)
+    found = additive(fixed, wide, alike)
+    assert (found.switch_s == 0).all()
 
 
 def test_operations_that_are_alike_help_each_other() -> None:
