@@ -36,6 +36,8 @@ def canonical(text: str, role: Role, quantizer: Quantizer | None = None) -> str:
         ("int8:p99.990", VALUE, "int8:p99.99"),
         ("int16", VALUE, "int16"),
         ("int8:tensor:entropy", WEIGHT, "int8:tensor:entropy"),
+        ("int2:rows:affine:tensor", Role.FEATURE, "int2:rows"),
+        ("int1:rows", Role.ATTENTION, "int1:rows"),
     ],
 )
 def test_defaults_are_left_out(text: str, role: Role, expected: str) -> None:
@@ -62,6 +64,10 @@ def test_defaults_are_left_out(text: str, role: Role, expected: str) -> None:
         ("int4:gian", WEIGHT, "unknown option 'gian'. Did you mean 'gain'"),
         ("int8:entropy", WEIGHT, "one scale per tensor.*int8:tensor:entropy"),
         ("int16:entropy", VALUE, "2 to 8 bits"),
+        ("int2:rows", WEIGHT, "nodes or edges of a graph, which no weight has"),
+        ("int2:rows", VALUE, "which no activation has"),
+        ("int2:rows:channel", Role.FEATURE, "drop sym and channel"),
+        ("int2:rows:sym", Role.MESSAGE, "drop sym and channel"),
     ],
 )
 def test_what_does_not_exist_is_refused(text: str, role: Role, words: str) -> None:
