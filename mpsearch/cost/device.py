@@ -20,7 +20,9 @@ def latency(accelerator: Accelerator, workload: Workload, packed: PackedAt) -> S
     """`latency_s` of one batch: kernels one after the other, then the card's calibration."""
     line = accelerator.card.calibration
     fixed = Part("(fixed)", (), lambda _: round(line.intercept_s * PICO))
-    kernels = _parts(accelerator, workload, packed, lambda run: round(accelerator.seconds(run) * line.slope * PICO))
+    kernels = accelerator.parts(workload)
+    if kernels is None:
+        kernels = _parts(accelerator, workload, packed, lambda run: round(accelerator.seconds(run) * line.slope * PICO))
     return Sum([fixed, *kernels] if line.intercept_s else kernels, per=PICO)
 
 

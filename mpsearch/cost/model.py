@@ -9,6 +9,7 @@ from typing import Protocol
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.space import Space
 from mpsearch.cost.terms import Cost
+from mpsearch.cost.workload import Workload
 
 
 class Measure(Protocol):
@@ -32,11 +33,13 @@ class CostModel:
         measures: `memory_bytes`, `bops`, `latency_s@nvidia-t4`, ...
         status: of the measures of an accelerator: `analytic`, `calibrated` or `measured`, by name.
         notes: what the user should know of the accelerators, one sentence each: which widths run as wider ones.
+        workload: what the model computes; None where its graph is not known.
     """
 
     measures: Mapping[str, Measure]
     status: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    workload: Workload | None = None
 
     def at(self, assignment: Assignment) -> dict[str, float]:
         """Every measure at `assignment`."""

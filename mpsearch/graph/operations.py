@@ -78,7 +78,8 @@ class _Lister:
             looked_up = words * node.args[0].meta["shape"][-1] or numel(made[0])
             self._add(node, kind, reads, writes, looked_up=looked_up)
         elif is_call(node, {aten.cat.default, aten.stack.default}) and len(writes) == 1:
-            for part in node.args[0]:  # each goes to its place on its own: their formats have nothing to do with another
+            parts: list[fx.Node] = node.args[0]  # each goes to its place alone, whatever the formats of the others
+            for part in parts:
                 self._add(node, kind, [part], [Access(writes[0].tensor, numel(part))])
         else:
             self._add(node, kind, reads, writes)
@@ -99,7 +100,7 @@ class _Lister:
 
     def _attention(self, node: fx.Node) -> None:
         """q k^T, softmax, p v. Scores and probabilities never leave the kernel where they have no choice."""
-        query, key, value = node.args[:3]
+        query, key, value = products.operands(node)
         masks = [source for source in node.all_input_nodes if source not in (query, key, value)]
         first, second = products.gemms(node)
         out = self.tensors.write(node)
@@ -130,7 +131,9 @@ class _Lister:
                 writes = self.tensors.inside(above, f"{owner(node)}:l{layer}".lstrip(":"), elements)
             for matrix in mine:
                 value = below if matrix.reads_input else states[0] if is_call(node, CELLS) else None
-                reads = [below] if matrix.reads_input else states
+                reads = [below]
+                if not matrix.reads_input:
+                    reads, states = states, []  # all of them once
                 self._add(
                     node,
                     Kind.RECURRENT,
@@ -147,6 +150,8 @@ class _Lister:
         """The products of an `einsum` or a bilinear layer, from left to right; what is between them stays inside."""
         left: Operand | None
         left, *others = products.operands(node)
+        if not others:
+            self._add(node, Kind.POOL, [left], self.tensors.write(node))
         pairs = zip(others, products.gemms(node), strict=True)
         for number, (right, gemm) in enumerate(pairs, start=1):
             is_left = left is not None and products.is_tensor(left) and not products.is_tensor(right)

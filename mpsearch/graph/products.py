@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx
 
@@ -54,7 +55,7 @@ def gemms(node: fx.Node) -> list[Gemm]:
         left, right = operands(node)
         return [_product(left.meta["shape"], right.meta["shape"], is_tensor(left) and not is_tensor(right))]
     if is_call(node, ATTENTION):
-        query, key, value = (a.meta["shape"] for a in node.args[:3])
+        query, key, value = (a.meta["shape"] for a in operands(node))
         count, steps = math.prod(query[:-2]), query[-2]
         return [Gemm(steps, key[-2], query[-1], count), Gemm(steps, value[-1], key[-2], count)]
     if is_call(node, RECURRENT | CELLS):
@@ -65,14 +66,15 @@ def gemms(node: fx.Node) -> list[Gemm]:
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
-    """The factors of a product of tensors, an `einsum` or a bilinear layer, in the order of the product."""
+    """The factors of a product, an attention, an `einsum` or a bilinear layer, in the order of the product."""
+    given: Any = node.args
     if is_call(node, ADDED_PRODUCTS):
-        return list(node.args[1:3])
+        return list(given[1:3])
     if is_call(node, {aten.einsum.default}):
-        return list(node.args[1])
+        return list(given[1])
     if is_call(node, {aten.bilinear.default}):
-        return [node.args[0], node.args[2], node.args[1]]
-    return list(node.args[:2])
+        return [given[0], given[2], given[1]]
+    return list(given[: 3 if is_call(node, ATTENTION) else 2])
 
 
 def is_tensor(operand: object) -> bool:
@@ -158,14 +160,15 @@ def matrices(node: fx.Node) -> list[Matrix]:
 
     What is multiplied with the input takes all steps at once, what is multiplied with the state one after the other.
     """
-    shape = node.args[0].meta["shape"]
+    given: Any = node.args
+    shape = given[0].meta["shape"]
     if is_call(node, CELLS):
-        groups, layers, steps, samples = [node.args[2:]], 1, 1, math.prod(shape[:-1])
+        groups, layers, steps, samples = [given[2:]], 1, 1, math.prod(shape[:-1])
     else:
-        layers, is_batch_first = int(node.args[4]), bool(node.args[8])
+        _, _, weights, _, layers, _, _, is_both_ways, is_batch_first = given
         steps, samples = (shape[1], shape[0]) if is_batch_first else shape[:2]
-        size = len(node.args[2]) // (layers * (2 if node.args[7] else 1))
-        groups = [node.args[2][i : i + size] for i in range(0, len(node.args[2]), size)]
+        size = len(weights) // (layers * (2 if is_both_ways else 1))
+        groups = [weights[i : i + size] for i in range(0, len(weights), size)]
     found = []
     for number, group in enumerate(groups):
         tensors = [t for t in group if isinstance(t, fx.Node)]

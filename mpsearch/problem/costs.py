@@ -50,7 +50,7 @@ def graph_costs(
             status[goal.measure] = device.card.status
     for device in devices.values():
         notes += promotions(device, workload, space)
-    return CostModel(measures, status, tuple(notes))
+    return CostModel(measures, status, tuple(notes), workload)
 
 
 def hooked_costs(

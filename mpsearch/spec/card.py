@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import Field, PrivateAttr, StrictBool, StrictFloat, StrictInt, StrictStr, ValidationError
 
 from mpsearch.core.errors import BadInput
 from mpsearch.spec import registry
@@ -102,6 +102,12 @@ class Card(Block):
     memory: tuple[Level, ...] = ()
     energy: Energy | None = None
     calibration: Calibration = Calibration()
+    _folder: Path = PrivateAttr(default=Path())
+
+    @property
+    def folder(self) -> Path:
+        """Where the card's file lies: files that it names lie beside it."""
+        return self._folder
 
     def faults(self) -> Faults:
         """Faults of several blocks together. Those of one block are its own (`Block.faults`)."""
@@ -149,7 +155,9 @@ def load_card(path: Path) -> Any:
     for name, annotation in blocks.items():
         faults += [((name, *where), message) for where, message in _faults(annotation, data.get(name))]
     whole = card or _without(card_type, data, {where[0] for where, _ in found if where})
-    faults += whole.faults() if whole else []
+    if whole is not None:
+        whole._folder = path.parent
+        faults += whole.faults()
     if faults:
         raise BadInput(*dict.fromkeys(lines(source, faults)))
     return device(card)

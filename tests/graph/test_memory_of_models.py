@@ -257,6 +257,33 @@ def test_fused_attention_holds_no_scores_until_they_have_a_choice() -> None:
     assert saved == scores * 3 // 4
 
 
+class Overwriting(nn.Module):
+    """Additions and products, of which some can be made over an operand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = (nn.Linear(4, 4, bias=False) for _ in range(3))
+        self.columns = nn.Linear(4, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.first(x), self.second(x)
+        total = first + second  # over either
+        turned = total * total.t()  # reads each number twice
+        third = self.third(turned)
+        both = turned * third  # over third: turned is read again
+        narrow = self.columns(both)
+        return narrow * both + x * turned  # over both, not over narrow; x is the input: over turned; over either
+
+
+def test_what_can_be_made_over_an_operand() -> None:
+    lowered = lower(Overwriting(), (randn(4, 4),))
+    held = values(lowered, discover(lowered), [])
+    made = {i: value.overwrites for i, value in enumerate(held) if value.overwrites is not None}
+    total, both, wide, product, result = 3, 6, 8, 9, 10
+    assert made == {total: 2, both: 5, wide: both, product: 4, result: product}
+    assert all(held[over].dies == held[i].born for i, over in made.items())
+
+
 # Published peaks. Sandler et al., "MobileNetV2" (arXiv 1801.04381); in place as TinyEngine runs it (Lin et al.,
 # "MCUNet", arXiv 2007.10319).
 

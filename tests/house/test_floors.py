@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOOR = {
     "core": 0, "spec": 1, "ledger": 1, "quant": 2, "cost": 2, "graph": 3, "zoo": 3,
-    "problem": 4, "drivers": 5, "engine": 6, "testing": 7, "cli": 7,
+    "problem": 4, "drivers": 5, "deploy": 5, "engine": 6, "testing": 7, "cli": 7,
 }  # fmt: skip
 OUTSIDE = {
     "core": {"numpy"},
@@ -23,6 +23,8 @@ OUTSIDE = {
 """What a room may import besides the standard library and mpsearch; rooms not named here are free."""
 ONLY_IN = {
     "mlflow": ["mpsearch/engine/tracking*"],
+    "onnx": ["mpsearch/deploy/*"],
+    "onnxruntime": ["mpsearch/deploy/*"],
     "optuna": ["mpsearch/drivers/optuna.py", "mpsearch/drivers/raytune.py"],
     "ray": ["mpsearch/drivers/raytune.py", "mpsearch/engine/pool*"],
     "torch_geometric": ["mpsearch/zoo/*", "objectives/*"],

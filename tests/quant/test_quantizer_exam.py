@@ -6,6 +6,7 @@ from math import prod
 import pytest
 from torch import Tensor
 
+from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.quant.bases import BasesGrid
 from mpsearch.quant.block import BlockGrid
@@ -17,6 +18,7 @@ from mpsearch.quant.microscaling import Microscaling
 from mpsearch.quant.multibit import Multibit
 from mpsearch.quant.nvfp import Nvfp
 from mpsearch.quant.power import PowerOfTwo
+from mpsearch.quant.product import CodebookGrid, Product
 from mpsearch.spec import registry
 from mpsearch.testing.quantizers import QuantizerExam
 
@@ -148,7 +150,23 @@ class TestMultibitBelowOne(_MultibitExam):
     constant_error = 1.0  # some groups are dropped
 
 
+@pytest.mark.parametrize("quantizer", [Product()])
+@pytest.mark.parametrize("text", ["pq2", "pq4:d1", "pq0.444:d9", "pq0.25:d4:c32", "pq0.5:d6"])
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.EMBEDDING])
+class TestProduct(QuantizerExam):
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """An index per block; the last block of a row may be shorter, and no block is longer than a row."""
+        fmt = quantizer.canonical(Format.parse(text), role)
+        block = next((int(word[1:]) for word in fmt.options if word.startswith("d")), 4)
+        rows, n = (1, x.numel()) if x.dim() < 2 else (len(x), x[0].numel())
+        return round(fmt.bits * block) * rows * math.ceil(n / min(block, n))
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        assert isinstance(grid, CodebookGrid)
+        return grid.codebook.numel()
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit}
+    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product}
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))

@@ -6,7 +6,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from mpsearch.cost.workload import Kind, Operation, Width
+from mpsearch.cost.sums import Part
+from mpsearch.cost.workload import Kind, Operation, Width, Workload
 from mpsearch.spec.card import Card
 
 
@@ -73,6 +74,14 @@ class Accelerator(ABC):
     def moved_bits(self, run: Run) -> int:
         """Bits that one operation moves through the outer memory: each of its tensors once, as it lies there."""
         return run.moved_bits
+
+    def parts(self, workload: Workload) -> list[Part] | None:
+        """The parts of `latency_s` in picoseconds, where it is not the sum of `seconds` over kernels; None where it is.
+
+        Raises `BadInput` where the card does not fit `workload`.
+        """
+        del workload
+        return None
 
     def refuses(self, measure: str) -> str | None:
         """Why the card cannot give `latency_s` or `energy_j`, and what it lacks; None where it can."""
