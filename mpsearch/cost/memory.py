@@ -52,6 +52,7 @@ class Value(Held):
         is_feature: whether it is a node feature or an attention of a GNN.
         overwrites: place, among the values of the model, of one whose memory it may take: that one has at least as
             many elements, and is read for the last time by what makes this one. None where there is none.
+        row_bits: each row begins at a multiple of so many bits: 8 for the rows of a bin, which are found one by one.
         is_depthwise: whether a depthwise convolution makes it, which few runtimes do in place.
     """
 
@@ -60,6 +61,7 @@ class Value(Held):
     is_feature: bool = False
     overwrites: int | None = None
     is_depthwise: bool = False
+    row_bits: int = 1
 
 
 def memory_measures(
@@ -131,7 +133,10 @@ def static_bits(value: Value, packed: Packed | None) -> int:
 
 def value_bytes(value: Value, packed: Packed | None) -> int:
     """The codes of a value, in whole bytes."""
-    return ((value.elements * value.float_bits if packed is None else packed.code_bits) + 7) // 8
+    bits = value.elements * value.float_bits if packed is None else packed.code_bits
+    if value.row_bits > 1 and value.rows:
+        bits = value.rows * (-(-bits // (value.rows * value.row_bits)) * value.row_bits)
+    return (bits + 7) // 8
 
 
 def held_together(values: Sequence[Value], in_place: Callable[[Value], bool]) -> Bools:

@@ -259,11 +259,11 @@ def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list
     found = []
     for number, globs in enumerate(start):
         for glob in globs:
-            if not any(fnmatchcase(site, glob) for choice in space.choices for site in choice.sites):
+            if not any(_fits(site, glob) for choice in space.choices for site in choice.sites):
                 errors.append(f"start[{number}]: {glob!r} matches no site that has a choice; see mpsearch describe.")
         picked = []
         for choice in space.choices:
-            text = next((t for g, t in globs.items() if any(fnmatchcase(s, g) for s in choice.sites)), None)
+            text = next((t for g, t in globs.items() if any(_fits(s, g) for s in choice.sites)), None)
             fmt = _widest(choice) if text is None else Format.parse(text)
             if fmt in choice.options:
                 picked.append(choice.options.index(fmt))
@@ -275,6 +275,11 @@ def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list
     if errors:
         raise BadInput(*errors)
     return found
+
+
+def _fits(site: str, glob: str) -> bool:
+    """Whether a glob names a site, or the value that it is a bin of."""
+    return fnmatchcase(site, glob) or fnmatchcase(site.partition("@")[0], glob)
 
 
 def _widest(choice: Choice) -> Format:
