@@ -166,7 +166,8 @@ class _Splitter:
             index = gather_index(node) if is_gather(node) and node.args[0].meta.get("shape") else None
             if index is None or gather_axis(node) % len(node.meta["shape"]) or index.meta["shape"] != _first(message):
                 continue
-            if next(filter(None.__ne__, map(_edge_row, (index, *ancestors(index)))), None) == 0:
+            rows = (row for n in (index, *ancestors(index)) if (row := _edge_row(n)) is not None)
+            if next(rows, None) == 0:
                 return index
         raise BadInput(f"bins by degree: the source nodes of {site.name!r} cannot be told; leave bins out of its rule.")
 

@@ -50,7 +50,8 @@ _OVERWRITERS: dict[Any, tuple[Callable[..., Any], ...]] = {
     aten.add.Tensor: (aten.add_.Tensor, _add_to_second),
 }
 """In-place forms of an operator, by the operand that they overwrite."""
-_FRESH = WEIGHTED | set(_OVERWRITERS) | {aten.mul.Tensor, aten.matmul.default, aten.layer_norm.default, take_rows, put_rows}
+_PRODUCTS = {aten.mul.Tensor, aten.matmul.default, aten.layer_norm.default}
+_FRESH = WEIGHTED | set(_OVERWRITERS) | _PRODUCTS | {take_rows, put_rows}
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Operators on the rows of a value that lie in one bin: which they are, taking them out, putting them together again."""
+"""Operators on rows of a value that lie in one bin: which they are, taking them out, putting them together again."""
 
 from __future__ import annotations
 

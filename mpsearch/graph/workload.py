@@ -121,7 +121,7 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
                 is_feature=site is not None and site.role in (Role.FEATURE, Role.ATTENTION),
                 overwrites=over.get(node),
                 is_depthwise=_is_depthwise(node),
-                row_bits=8 if site is not None and site.bin is not None else 1,
+                bin=site.bin if site else None,
             )
         )
     counted = {value.site for value in found}

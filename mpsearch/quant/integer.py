@@ -37,8 +37,8 @@ Features of graph networks keep `mse` too. Accuracy on Cora's validation nodes, 
     ==============================  =====  =====  =====  =====  =====
 
 On features alone `mse` and `rows` do equally well there and on a graph of digits (GCN and GAT, 1 to 8 bits, within 1.2
-points, to and fro); with messages, attention and aggregates `mse` is better in 6 of 8 cases at 1 and 2 bits. `max` wipes
-sparse rows out.
+points, to and fro); with messages, attention and aggregates `mse` is better in 6 of 8 cases at 1 and 2 bits. `max`
+wipes sparse rows out.
 
 Weights, measured with all of them quantized, the rest float, sequential bias correction, on validation splits.
 Accuracy and log-loss; perplexity of the language model:
