@@ -24,6 +24,7 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
+from mpsearch.engine.controls import controls
 from mpsearch.engine.costs import Costs
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
@@ -133,7 +134,7 @@ def _sit(
             log.warning("limit: %s", limit)
             if show_progress:
                 print(f"mpsearch: limit: {limit}", file=sys.stderr)
-        files.write_costs(Costs.of(problem, spec, [FLOAT, *problem.space.uniform().values()]))
+        files.write_costs(Costs.of(problem, spec, [FLOAT, *controls(problem.space, problem.sites).values()]))
         projections = None if bare else _projections(files.path, spec)
 
         def result(complete: bool) -> RunResult:
