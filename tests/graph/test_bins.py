@@ -21,6 +21,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.cost.graph_memory import feature_bits
+from mpsearch.graph.rows import degree_bins, rows_in
 from mpsearch.spec.schema import BinsSpec
 
 X, EDGES = graph(40, 180)
@@ -130,6 +131,14 @@ def test_widths_that_differ_against_the_formula(ranges: str) -> None:
         sent = norm[:, None] * quantized(hidden[source], number[source], "conv:message")
         out = torch.zeros(40, 6).index_add_(0, target, sent) + conv.bias
     torch.testing.assert_close(found.run(texts)[0], out, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_bins_are_found_once_per_batch() -> None:
+    """They depend on no choice, also where batches differ in size: the interpreter computes such steps once."""
+    steps = binned("two GCN", bins(edges=[4, 6])).program.steps
+    found = [step for step in steps if step.call in (degree_bins, rows_in)]
+    assert len(found) == 1 + 3 + 2 * 3, "features and aggregates share theirs; each layer has its own list of sources"
+    assert not any(step.upstream for step in found)
 
 
 def test_ranges_are_of_all_nodes_or_of_the_bin() -> None:
