@@ -9,15 +9,18 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.site import Bin, Site
 from mpsearch.core.space import Choice, Space
 
-DEGREE_RULE = "degree rule"
+DEGREE_RULE, DEGREE_STEPS = "degree rule", "degree steps"
 
 
 def controls(space: Space, sites: Sequence[Site]) -> dict[str, Assignment]:
-    """By name, in the order in which they are evaluated: the uniform ones, and the degree rule where there are bins."""
+    """By name, in the order in which they are evaluated: the uniform ones, and two by degree where there are bins.
+
+    What is known by an earlier name is left out.
+    """
     found = space.uniform()
-    rule = degree_rule(space, sites)
-    if rule is not None and rule not in found.values():
-        found[DEGREE_RULE] = rule
+    for name, rule in ((DEGREE_RULE, degree_rule(space, sites)), (DEGREE_STEPS, degree_steps(space, sites))):
+        if rule is not None and rule not in found.values():
+            found[name] = rule
     return found
 
 
@@ -32,6 +35,28 @@ def degree_rule(space: Space, sites: Sequence[Site]) -> Assignment | None:
     if not any(bins):
         return None
     picked = [_option(choice, mine) for choice, mine in zip(space.choices, bins, strict=True)]
+    return space.decode(picked)
+
+
+def degree_steps(space: Space, sites: Sequence[Site]) -> Assignment | None:
+    """One width per bin, falling with the degree: SGQuant's table; None for a space without bins.
+
+    The bins of a value step evenly through the widths of its options, from the widest to the narrowest. Tied bins have
+    the width of the least degree; what is split into no bins has its widest option.
+    """
+    bins: dict[str, list[str]] = {}
+    for site in sites:
+        if site.bin is not None and site.name in space.choice_of:
+            bins.setdefault(site.whole, []).append(site.name)
+    if not bins:
+        return None
+    place = {name: i / max(1, len(names) - 1) for names in bins.values() for i, name in enumerate(names)}
+    picked = []
+    for choice in space.choices:
+        widths = [fmt.bits for fmt in choice.options]
+        falling = sorted(set(widths), reverse=True)
+        step = min((place[site] for site in choice.sites if site in place), default=0.0)
+        picked.append(widths.index(falling[round(step * (len(falling) - 1))]))
     return space.decode(picked)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpsearch.core.format import Format
 from mpsearch.core.site import Bin, Role, Site
 from mpsearch.core.space import Choice, Space
-from mpsearch.engine.controls import DEGREE_RULE, controls, degree_bits, degree_rule
+from mpsearch.engine.controls import DEGREE_RULE, controls, degree_bits, degree_rule, degree_steps
 from mpsearch.engine.session import LedgerSession
 from mpsearch.ledger.ledger import Ledger
 from mpsearch.testing.toy import Toy, toy_spec
@@ -56,8 +56,31 @@ def test_tied_bins_have_the_bits_of_the_least_degree() -> None:
     assert rule.at(sites[2].name).bits == 8
 
 
+@given(
+    starts=st.sets(st.integers(1, 300), min_size=1, max_size=5).map(lambda found: [0, *sorted(found)]),
+    options=st.sets(st.sampled_from(["int1", "int2", "int4", "int8"]), min_size=1).map(list),
+)
+def test_steps_go_from_the_widest_to_the_narrowest(starts: list[int], options: list[str]) -> None:
+    space, sites = made(starts, options)
+    steps = degree_steps(space, sites)
+    assert steps is not None
+    bits = [steps.at(site.name).bits for site in sites]
+    widths = [Format.parse(text).bits for text in options]
+    assert bits[:-1] == sorted(bits[:-1], reverse=True)
+    assert (bits[0], bits[-2], bits[-1]) == (max(widths), min(widths), max(widths))
+    assert len(set(bits)) == min(len(starts), len(options))
+
+
+def test_four_bins_step_through_four_widths() -> None:
+    space, sites = made([0, 2, 3, 5], ["int1", "int2", "int4", "int8"])
+    steps = degree_steps(space, sites)
+    assert steps is not None
+    assert [steps.at(site.name).bits for site in sites] == [8, 4, 2, 1, 8]
+
+
 def test_without_bins_there_is_no_rule() -> None:
     space, sites = made([0, 4], ["int2", "int8"])
+    assert degree_steps(space, [sites[-1]]) is None
     assert degree_rule(space, [sites[-1]]) is None
     assert controls(space, [sites[-1]]) == space.uniform()
 
@@ -72,4 +95,5 @@ def test_a_search_evaluates_it_as_a_control(tmp_path: Path) -> None:
         session.evaluate_controls()
         asked = {e.asked_by: e for e in session.evaluations}
     assert asked[DEGREE_RULE].assignment == degree_rule(problem.space, problem.sites)
-    assert set(asked) == {"baseline", DEGREE_RULE, *problem.space.uniform()}
+    assert set(asked) == {"baseline", *controls(problem.space, problem.sites)}
+    assert set(asked) > {DEGREE_RULE, *problem.space.uniform()}
