@@ -199,23 +199,17 @@ class _Splitter:
 
     def _count(self, bins: fx.Node, site: Site, number: int, edges: Sequence[int]) -> None:
         """Write rows per bin on the measured batch. Raises `BadInput` where one has none, there or in calibration."""
-        batches = {"the first batch of validation": [self.measured], "calibration": self.calibration}
-        found = {}
-        for where, inputs in batches.items():
-            each = [torch.bincount(evaluate(self.lowered, leaves, bins), minlength=number) for leaves in inputs]
-            found[where] = counts = torch.stack(each).sum(0).tolist()
-            empty = [i for i, count in enumerate(counts) if not count]
-            if empty:
-                fewer = [edge for i, edge in enumerate(edges) if counts[i] and any(counts[i + 1 :])]
-                what = "edges by the degree of their source" if site.role is Role.MESSAGE else "nodes"
-                begins = ", ".join(f"{count} from {start}" for start, count in zip((0, *edges), counts, strict=True))
-                raise BadInput(
-                    f"bins of {site.name!r}: no {'edge' if what[0] == 'e' else 'node'} of {where} falls in the bin "
-                    f"from degree {(0, *edges)[empty[0]]} on ({what}: {begins}); "
-                    + (f"use edges: {fewer}, or quantiles." if fewer else "leave bins out, or use quantiles.")
-                )
+
+        def counted(batches: Sequence[Sequence[Any]]) -> list[int]:
+            each = [torch.bincount(evaluate(self.lowered, leaves, bins), minlength=number) for leaves in batches]
+            return [int(count) for count in torch.stack(each).sum(0)]
+
+        measured = counted([self.measured])
+        for where, counts in (("validation's first batch", measured), ("calibration", counted(self.calibration))):
+            if not all(counts):
+                raise BadInput(_empty(site, where, counts, edges))
         source = () if bins.target is degree_bins else tuple(bins.args[::2])
-        bins.meta["binned"] = Binned(source or (bins,), tuple(found["the first batch of validation"]))
+        bins.meta["binned"] = Binned(source or (bins,), tuple(measured))
 
     def _tell_gathers(self, merged: fx.Node, bins: fx.Node) -> None:
         for user in merged.users:
@@ -265,6 +259,16 @@ def evaluate(lowered: Lowered, inputs: Sequence[Any], *targets: fx.Node) -> Any:
                 values[node] = node.target(*arguments, **keywords)
     found = [values[target] for target in targets]
     return found[0] if len(found) == 1 else found
+
+
+def _empty(site: Site, where: str, counts: Sequence[int], edges: Sequence[int]) -> str:
+    """What to say of a bin without rows: how many each has, and edges of which every bin has some."""
+    begins = (0, *edges)
+    rows = "edge" if site.role is Role.MESSAGE else "node"
+    each = ", ".join(f"{count} from degree {start}" for start, count in zip(begins, counts, strict=True))
+    filled = [start for start, count in zip(begins, counts, strict=True) if count][1:]
+    advice = f"use edges: {filled}, or quantiles" if filled else "use quantiles, or leave bins out"
+    return f"bins of {site.name!r}: a bin has no {rows} of {where} ({each}); {advice}."
 
 
 def _tied(names: Sequence[str], parts: Mapping[str, Sequence[Found]]) -> Iterator[tuple[str, ...]]:

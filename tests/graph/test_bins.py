@@ -179,8 +179,12 @@ def test_bins_in_float_cost_what_the_whole_costs(name: str) -> None:
 @pytest.mark.parametrize(
     ("spec", "roles", "words"),
     [
-        (bins(edges=[4, 90]), SPLIT, r"no node .* bin from degree 90 on \(nodes: .*use edges: \[4\], or quantiles"),
-        (bins(edges=[90]), SPLIT, "leave bins out, or use quantiles"),
+        (
+            bins(edges=[4, 90]),
+            SPLIT,
+            r"no node of validation.*25 from degree 4, 0 from degree 90\); use edges: \[4\], or",
+        ),
+        (bins(edges=[90]), SPLIT, "use quantiles, or leave bins out"),
         (bins(edges=[4]), (Role.ATTENTION,), "'conv:attention' is of role attention"),
         (bins(edges=[4]), (Role.WEIGHT,), "'conv.lin.weight' is of role weight"),
     ],
