@@ -1,6 +1,6 @@
 """Uniform integers, 1 to 8 and 16 bits.
 
-Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse|:gain|:rows]`.
+Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse|:gain|:rows][:nearest|:stochastic]`.
 
 * `sym`: codes -(2^(b-1) - 1) to 2^(b-1) - 1. Two bits would have three levels, so `int2` uses all four codes
   -2 to 1, and the sign of each scale is the one that loses less. `int1` is plus or minus the mean magnitude.
@@ -12,9 +12,10 @@ Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse|:
 * `rows`: the range of SGQuant (Feng et al., arXiv 2007.05100), for what lies on nodes and edges of a graph: from the
   mean over rows of the least value of each, to that of the largest. It clips. From 2 bits on it is stretched to hold
   zero, which theirs need not; at 1 bit it is theirs.
+* `nearest`, `stochastic`: how a number is rounded (`mpsearch.quant.stochastic`); 2 to 8 bits have both.
 
 Defaults: `sym:channel:gain` for weights (1 and 16 bits: `mse`), `sym:channel:mse` for embeddings, `affine:tensor:mse`
-for values.
+for values; `nearest`.
 
 Values, measured with all inputs of convolutions and linear layers of three networks (ResNets on digits and CIFAR-10,
 ViT on digits) at 2, 3, 4, 6 and 8 bits, all else float: `mse` diverges least from the float outputs in 10 of 15 cases.
@@ -87,13 +88,15 @@ from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.latest import Latest
 from mpsearch.quant.options import GRAIN, Options, refuse, short
 from mpsearch.quant.search import Codes, covering, least_loss, two_means
+from mpsearch.quant.stochastic import StochasticGrid
 
 _BITS = (*range(1, 9), 16)
 _OPTIONS = Options(
-    ("affine", "sym", "tensor", "channel", "g64", "max", "p99.99", "entropy", "mse", "gain", "rows"),
+    tuple("affine sym tensor channel g64 max p99.99 entropy mse gain rows nearest stochastic".split()),
     map="affine|sym",
     grain=GRAIN,
     range=r"max|entropy|mse|gain|rows|p[0-9]+(\.[0-9]+)?",
+    rounding="nearest|stochastic",
 )
 _ON_GRAPHS = (Role.FEATURE, Role.MESSAGE, Role.ATTENTION, Role.AGGREGATE)
 _PENALTY = 10.0  # of `gain`
@@ -107,6 +110,7 @@ class _Plan:
     map: str
     grain: str
     range: str
+    rounding: str = "nearest"
 
     @classmethod
     def default(cls, bits: float, role: Role) -> _Plan:
@@ -145,6 +149,8 @@ class _Plan:
             return f"rows are nodes or edges of a graph, which no {role} has; drop it."
         if self.range == "rows" and (self.map, self.grain) != ("affine", "tensor"):
             return "rows is the range of one affine scale per tensor; drop sym and channel."
+        if self.rounding == "stochastic" and not 2 <= bits <= 8:
+            return f"stochastic rounding needs 2 to 8 bits, not {bits:g}; drop it."
         return None
 
 
@@ -200,7 +206,8 @@ def _fit_codes(
         scales.append((scale.double() * largest).masked_fill(dead, 1.0).float())
         zeros.append(zero.to(torch.int32))
     scale, zero = (grain.gather(numbers, shape) for numbers in (scales, zeros))
-    return AffineGrid(bits, codes.qmin, codes.qmax, scale, zero if affine else None, grain)
+    kind = StochasticGrid if plan.rounding == "stochastic" else AffineGrid
+    return kind(bits, codes.qmin, codes.qmax, scale, zero if affine else None, grain)
 
 
 def _fit_one_bit(

@@ -35,6 +35,8 @@ def canonical(text: str, role: Role, quantizer: Quantizer | None = None) -> str:
         ("int4:max:g32:affine", WEIGHT, "int4:affine:g32:max"),
         ("int8:p99.990", VALUE, "int8:p99.99"),
         ("int16", VALUE, "int16"),
+        ("int4:stochastic:max", VALUE, "int4:max:stochastic"),
+        ("int4:nearest", WEIGHT, "int4"),
         ("int8:tensor:entropy", WEIGHT, "int8:tensor:entropy"),
         ("int2:rows:affine:tensor", Role.FEATURE, "int2:rows"),
         ("int1:rows", Role.ATTENTION, "int1:rows"),
@@ -68,6 +70,8 @@ def test_defaults_are_left_out(text: str, role: Role, expected: str) -> None:
         ("int2:rows", VALUE, "which no activation has"),
         ("int2:rows:channel", Role.FEATURE, "drop sym and channel"),
         ("int2:rows:sym", Role.MESSAGE, "drop sym and channel"),
+        ("int16:stochastic", VALUE, "stochastic rounding needs 2 to 8 bits"),
+        ("int1:stochastic", WEIGHT, "stochastic rounding needs 2 to 8 bits"),
     ],
 )
 def test_what_does_not_exist_is_refused(text: str, role: Role, words: str) -> None:
