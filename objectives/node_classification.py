@@ -1,4 +1,4 @@
-"""Node classification on one graph: accuracy and log-loss of a GCN or GAT."""
+"""Node classification on one graph: accuracy and log-loss of a GCN, GAT or AGNN."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpsearch.core.errors import BadInput
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
+from mpsearch.zoo.neighbours import NeighbourSampler
 from mpsearch.zoo.nodes import DATASETS, NETWORKS, classifier
 from mpsearch.zoo.options import one_of, whole
 
@@ -16,20 +18,34 @@ from mpsearch.zoo.options import one_of, whole
 class NodeClassification(Objective):
     """Measures `accuracy` and `log_loss` (nats) over the nodes of a split.
 
-    The model always sees the whole graph: a split's one batch differs from the others in the nodes scored.
+    The model sees the whole graph, and a split's one batch differs from the others in the nodes scored; with `fanouts`
+    it sees batches of nodes with sampled neighbours, the same in every evaluation.
 
     Args:
         dataset: `digits-knn` (scikit-learn's digits, each joined to the nearest) or, with data files, `cora`.
-        network: `gcn` or `gat` (8 heads), two layers, trained on first use.
+        network: `gcn`, `gat` (8 heads) or `agnn`, two layers of messages, trained on first use on the whole graph.
         hidden: features of the hidden layer, in each head of a GAT.
+        fanouts: the most neighbours of a node that are kept, by hop, for example [10, 10]; -1 keeps all.
+        batch_size: nodes in a batch where neighbours are sampled.
     """
 
     trains = True
 
-    def __init__(self, dataset: str = "digits-knn", network: str = "gcn", hidden: int = 16) -> None:
+    def __init__(
+        self,
+        dataset: str = "digits-knn",
+        network: str = "gcn",
+        hidden: int = 16,
+        fanouts: Sequence[int] | None = None,
+        batch_size: int = 256,
+    ) -> None:
         self.dataset = one_of("dataset", dataset, DATASETS)
         self.network = one_of("network", network, NETWORKS)
         self.hidden = whole("hidden", hidden, least=1)
+        if fanouts is not None and (not isinstance(fanouts, (list, tuple)) or not fanouts):
+            raise BadInput(f"objective option fanouts: {fanouts!r} is not a list of numbers, one for each hop.")
+        self.fanouts = None if fanouts is None else [whole("fanouts", n, least=-1) for n in fanouts]
+        self.batch_size = whole("batch_size", batch_size, least=1)
 
     def model(self) -> nn.Module:
         return classifier(self.dataset, self.network, self.hidden)
@@ -37,6 +53,13 @@ class NodeClassification(Objective):
     def batches(self, split: Split) -> Iterable[Batch]:
         data = DATASETS[self.dataset]()
         nodes = data.rows[split]
+        if self.fanouts is not None:
+            sampler = NeighbourSampler(data.edge_index, len(data.x), self.fanouts)
+            for part in sampler.batches(nodes, self.batch_size):
+                asked = torch.arange(part.wanted)
+                target = asked, data.labels[part.nodes[asked]]
+                yield Batch((data.x[part.nodes], part.edge_index), target, part.wanted)
+            return
         yield Batch((data.x, data.edge_index), (nodes, data.labels[nodes]), len(nodes))
 
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[tuple[Tensor, Tensor]]) -> Scores:

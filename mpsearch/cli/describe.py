@@ -70,11 +70,12 @@ def _facts(spec: Spec, problem: Problem) -> tuple[dict[str, Any], Costs]:
     from dataclasses import asdict
 
     from mpsearch.core.assignment import Assignment
+    from mpsearch.engine.controls import controls as controls_of
     from mpsearch.engine.costs import Costs
     from mpsearch.engine.limits import reach
 
     space = problem.space
-    controls = {"float": Assignment(), **space.uniform()}
+    controls = {"float": Assignment(), **controls_of(space, problem.sites)}
     compared = dict(list(controls.items())[:2])  # float and the narrowest
     costs = Costs.of(problem, spec, compared.values())
     shares = {

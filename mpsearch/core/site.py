@@ -28,6 +28,27 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True)
+class Bin:
+    """The nodes of a graph whose in-degree lies in a range.
+
+    Args:
+        least: degree.
+        most: degree; None where there is no end.
+        shares: whether grids are fitted on all nodes, so that all bins have one range.
+    """
+
+    least: int
+    most: int | None
+    shares: bool = True
+
+    @property
+    def label(self) -> str:
+        """`deg4`, `deg4-7` or `deg8+`."""
+        end = "+" if self.most is None else "" if self.most == self.least else f"-{self.most}"
+        return f"deg{self.least}{end}"
+
+
+@dataclass(frozen=True)
 class Site:
     """One place whose precision can be chosen.
 
@@ -36,9 +57,16 @@ class Site:
         role: what the values are.
         shape: of the parameter, or of the value for one batch as exported (batch axis included).
         axis: the output-channel axis of a parameter; the channel axis of a value. Per-channel grids run along it.
+        bin: the nodes whose rows of a value these are; None for all of it.
     """
 
     name: str
     role: Role
     shape: tuple[int, ...]
     axis: int = 0
+    bin: Bin | None = None
+
+    @property
+    def whole(self) -> str:
+        """Name of the value whose rows these are: the site's own where it has all of them."""
+        return self.name if self.bin is None else self.name.removesuffix(f"@{self.bin.label}")

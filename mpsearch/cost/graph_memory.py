@@ -154,7 +154,10 @@ def graph_measures(
     stored = memory_parts(parameters, values, packed)
     features = [part(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
     edges = Part("(structure)", (), lambda _: csr_bits(nodes, given))
-    return {"graph_bytes": Sum([*stored, *features, edges], per=8, whole=True)}
+    parts = [*stored, *features, edges]
+    if bins := [value.bin for value in values if value.bin is not None]:
+        parts.append(Part("(bins)", (), lambda _: sum(8 + (32 if of.least else 0) for of in bins)))  # as `bin_bits`
+    return {"graph_bytes": Sum(parts, per=8, whole=True)}
 
 
 def _noted(nodes: int, edges: int, layer: Layer) -> int:

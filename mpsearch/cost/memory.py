@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from mpsearch.core.format import FP32, Format
+from mpsearch.core.site import Bin
 from mpsearch.cost.model import Measure
 from mpsearch.cost.peak import Bools, Peak, steps_that_matter
 from mpsearch.cost.sums import Part, Sum
@@ -52,6 +53,7 @@ class Value(Held):
         is_feature: whether it is a node feature or an attention of a GNN.
         overwrites: place, among the values of the model, of one whose memory it may take: that one has at least as
             many elements, and is read for the last time by what makes this one. None where there is none.
+        bin: the nodes whose rows these are; None for all. Rows of a bin begin on bytes: they are found one by one.
         is_depthwise: whether a depthwise convolution makes it, which few runtimes do in place.
     """
 
@@ -60,6 +62,7 @@ class Value(Held):
     is_feature: bool = False
     overwrites: int | None = None
     is_depthwise: bool = False
+    bin: Bin | None = None
 
 
 def memory_measures(
@@ -131,7 +134,10 @@ def static_bits(value: Value, packed: Packed | None) -> int:
 
 def value_bytes(value: Value, packed: Packed | None) -> int:
     """The codes of a value, in whole bytes."""
-    return ((value.elements * value.float_bits if packed is None else packed.code_bits) + 7) // 8
+    bits = value.elements * value.float_bits if packed is None else packed.code_bits
+    if value.bin is not None:
+        bits = value.rows * (-(-bits // (8 * value.rows)) * 8)
+    return (bits + 7) // 8
 
 
 def held_together(values: Sequence[Value], in_place: Callable[[Value], bool]) -> Bools:

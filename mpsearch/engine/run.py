@@ -24,6 +24,7 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
+from mpsearch.engine.controls import controls
 from mpsearch.engine.costs import Costs
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
@@ -133,7 +134,7 @@ def _sit(
             log.warning("limit: %s", limit)
             if show_progress:
                 print(f"mpsearch: limit: {limit}", file=sys.stderr)
-        files.write_costs(Costs.of(problem, spec, [FLOAT, *problem.space.uniform().values()]))
+        files.write_costs(Costs.of(problem, spec, [FLOAT, *controls(problem.space, problem.sites).values()]))
         projections = None if bare else _projections(files.path, spec)
 
         def result(complete: bool) -> RunResult:
@@ -259,11 +260,11 @@ def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list
     found = []
     for number, globs in enumerate(start):
         for glob in globs:
-            if not any(fnmatchcase(site, glob) for choice in space.choices for site in choice.sites):
+            if not any(_fits(site, glob) for choice in space.choices for site in choice.sites):
                 errors.append(f"start[{number}]: {glob!r} matches no site that has a choice; see mpsearch describe.")
         picked = []
         for choice in space.choices:
-            text = next((t for g, t in globs.items() if any(fnmatchcase(s, g) for s in choice.sites)), None)
+            text = next((t for g, t in globs.items() if any(_fits(s, g) for s in choice.sites)), None)
             fmt = _widest(choice) if text is None else Format.parse(text)
             if fmt in choice.options:
                 picked.append(choice.options.index(fmt))
@@ -275,6 +276,11 @@ def _start_assignments(space: Space, start: Sequence[Mapping[str, str]]) -> list
     if errors:
         raise BadInput(*errors)
     return found
+
+
+def _fits(site: str, glob: str) -> bool:
+    """Whether a glob names a site, or the value that it is a bin of."""
+    return fnmatchcase(site, glob) or fnmatchcase(site.partition("@")[0], glob)
 
 
 def _widest(choice: Choice) -> Format:

@@ -13,6 +13,7 @@ from mpsearch.core.errors import BadInput, ObjectiveFailed, nearest
 from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.goal import Goal
 from mpsearch.drivers.base import SearchOver, Session
+from mpsearch.engine.controls import controls
 from mpsearch.engine.racing import Racing
 from mpsearch.engine.stop import Stop
 from mpsearch.ledger.ledger import Ledger
@@ -91,7 +92,7 @@ class LedgerSession(Session):
         return [self._known[a] for a in assignments]
 
     def evaluate_controls(self, start: Sequence[Assignment] = ()) -> None:
-        """The float baseline, the uniform controls, then `start`: all on all data.
+        """The float baseline, the controls, then `start`: all on all data.
 
         Raises `ObjectiveFailed` if the baseline fails or does not repeat itself, `BadInput` if it lacks a goal.
         """
@@ -101,7 +102,7 @@ class LedgerSession(Session):
             self._append(found := self._first_baseline())
         self._known[FLOAT] = found
         self._observe(found)
-        for name, assignment in self.space.uniform().items():
+        for name, assignment in controls(self.space, self.problem.sites).items():
             if assignment not in self._known:
                 self.search_as(name)
                 self.evaluate([assignment])

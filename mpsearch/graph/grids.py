@@ -31,7 +31,7 @@ class SiteGrids:
         self._bank = Bank(self._sample, limit_bytes)
         self._packed: dict[tuple[str, Format], Packed] = {}
         made = [s for s in program.steps if s.kind is Kind.VALUE and s.site is not None]
-        self._source = {s.site: s.inputs[0] for s in made}
+        self._source = {s.site: s.sample for s in made}
         self._after_relu = {s.site for s in made if s.after_relu}
         self._current: tuple[int, Tensor] | None = None
         self._calibration: tuple[Interpreter, Stream] | None = None

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 
 from mpsearch.core.site import Site
 from mpsearch.graph.ops import RESHAPES, UNARY, aten, is_call, is_slice
+from mpsearch.graph.rows import take_rows
 from mpsearch.graph.sites import Discovery
 
 _SCALINGS = {aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar}
@@ -54,11 +55,15 @@ def holders(nodes: Iterable[fx.Node], live: Collection[fx.Node], discovery: Disc
         nodes: of the graph, in order.
         live: values that depend on the input.
         active: names of the sites that have a choice: two of them never share a tensor.
+
+    What is split by the bins of its rows has no tensor but theirs.
     """
     sited = {f.node: f.site for f in discovery.found if f.part is None and not f.site.role.is_parameter}
     of: dict[fx.Node, fx.Node] = {}
     site: dict[fx.Node, Site] = {}
     slices: dict[fx.Node, list[fx.Node]] = {}
+    nodes = list(nodes)
+    apart = {node.args[0] for node in nodes if is_call(node, {take_rows})}  # their rows have formats, they have none
     for node in nodes:
         if node not in live or node.op == "output":
             continue
@@ -66,7 +71,7 @@ def holders(nodes: Iterable[fx.Node], live: Collection[fx.Node], discovery: Disc
         source = source_of(node)
         whole = of.get(source) if source is not None else None
         of[node] = node
-        if whole is not None and own is None:
+        if whole is not None and own is None and not (node in apart and whole in site):
             of[node] = whole
         elif whole is not None and is_slice(node):
             if whole not in site:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from mpsearch.core.site import Role
 from mpsearch.cost.workload import Access, Gemm, Kind, Operation, Workload
 from mpsearch.graph import kinds, products
+from mpsearch.graph.bin_operations import by_bin
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import numel
 from mpsearch.graph.ops import ATTENTION, CELLS, RECURRENT, WEIGHTED, aten, is_call, root
@@ -196,24 +197,21 @@ class _Lister:
             return order.index(touched[0].tensor) if touched else None
 
         path = owner(node) if is_call(node, WEIGHTED | RECURRENT) else module_path(node)
-        self.found.append(
-            (
-                path.removesuffix("aggr_module").rstrip("."),
-                word or kinds.word(node),
-                Operation(
-                    "",
-                    kind,
-                    tuple(Access(tensor, count) for tensor, count in elements.items()),
-                    writes[0] if writes else None,
-                    macs if gemm is None else gemm.macs,
-                    place(weight),
-                    place(value),
-                    gemm,
-                    value is not None and self.tensors.is_input(value),
-                    tuple(writes[1:]),
-                ),
-            )
+        path = path.removesuffix("aggr_module").rstrip(".")
+        operation = Operation(
+            "",
+            kind,
+            tuple(Access(tensor, count) for tensor, count in elements.items()),
+            writes[0] if writes else None,
+            macs if gemm is None else gemm.macs,
+            place(weight),
+            place(value),
+            gemm,
+            value is not None and self.tensors.is_input(value),
+            tuple(writes[1:]),
         )
+        for label, part in by_bin(operation, self.tensors, node.meta.get("binned") if kind is Kind.GATHER else None):
+            self.found.append((path, f"{word or kinds.word(node)}{'@' if label else ''}{label}", part))
 
 
 def _named(found: Sequence[tuple[str, str, Operation]]) -> Iterator[Operation]:

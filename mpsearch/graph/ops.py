@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from mpsearch.graph.rows import put_rows, take_rows
+
 aten = torch.ops.aten
 
 CONVOLUTIONS = {
@@ -56,6 +58,7 @@ RESHAPES = {
     aten.flatten.using_ints,
     aten.unflatten.int,
     aten.detach.default,
+    put_rows,
 }
 """Operators that keep every value, some several times: a site before them is as good as one after."""
 
@@ -68,6 +71,7 @@ PARTS = {
     aten.split_with_sizes.default,
     aten.chunk.default,
     aten.unbind.int,
+    take_rows,
 }
 """Operators that keep some of the values (and may add zeros, which every grid holds)."""
 

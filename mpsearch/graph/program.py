@@ -19,6 +19,7 @@ from mpsearch.core.site import Site
 from mpsearch.graph import attention, spmm
 from mpsearch.graph.export import Lowered, replace
 from mpsearch.graph.ops import LINEAR, SHAPE_ONLY, WEIGHTED, aten, is_call, root
+from mpsearch.graph.rows import put_rows, take_rows
 from mpsearch.graph.sites import Discovery
 
 
@@ -49,7 +50,8 @@ _OVERWRITERS: dict[Any, tuple[Callable[..., Any], ...]] = {
     aten.add.Tensor: (aten.add_.Tensor, _add_to_second),
 }
 """In-place forms of an operator, by the operand that they overwrite."""
-_FRESH = WEIGHTED | set(_OVERWRITERS) | {aten.mul.Tensor, aten.matmul.default, aten.layer_norm.default}
+_PRODUCTS = {aten.mul.Tensor, aten.matmul.default, aten.layer_norm.default}
+_FRESH = WEIGHTED | set(_OVERWRITERS) | _PRODUCTS | {take_rows, put_rows}
 
 
 @dataclass
@@ -69,6 +71,7 @@ class Step:
         after_relu: whether a ReLU comes before the quantization of a `VALUE` step; most grids do it on the way.
         hesitates: whether keeping the value forces the one reader, a quantization, to make a copy of it: such a value
             is kept only once it was asked for a second time.
+        sample: for a `VALUE` step, the step whose value its grid is fitted on: what it quantizes, or all rows of that.
         exclusive: whether nobody else reads the value that a `VALUE` step quantizes.
         fresh: whether the value is a new tensor, not a view of another.
         corrected: for a layer whose bias can be corrected, the site of its weight, else None.
@@ -88,6 +91,7 @@ class Step:
     overwrites: tuple[tuple[int, Callable[..., Any]], ...] = ()
     after_relu: bool = False
     hesitates: bool = False
+    sample: int = -1
     exclusive: bool = False
     fresh: bool = False
     corrected: int | None = None
@@ -151,7 +155,7 @@ def compile_program(lowered: Lowered, discovery: Discovery, active: Iterable[str
         replace(node, marker, keep=SHAPE_ONLY if node.op == "placeholder" else set())
     spmm.fuse(lowered.graph)
     _absorb_relu(lowered.graph)
-    steps = _steps(lowered, parameter_site)
+    steps = _steps(lowered, sites, parameter_site)
     _analyse(steps)
     downstream = [[s.index for s in steps if s.upstream >> i & 1] for i in range(len(sites))]
     corrected = [s.index for s in steps if s.corrected is not None]
@@ -167,7 +171,7 @@ def _absorb_relu(graph: fx.Graph) -> None:
             graph.erase_node(relu)
 
 
-def _steps(lowered: Lowered, parameter_site: dict[fx.Node, int]) -> list[Step]:
+def _steps(lowered: Lowered, sites: Sequence[Site], parameter_site: dict[fx.Node, int]) -> list[Step]:
     steps: list[Step] = []
     index_of: dict[fx.Node, int] = {}
     layers = Counter(root(n.args[1]) for n in lowered.graph.nodes if is_call(n, WEIGHTED))
@@ -186,6 +190,9 @@ def _steps(lowered: Lowered, parameter_site: dict[fx.Node, int]) -> list[Step]:
         elif node.target is at_site:
             step.kind, step.site, step.fresh = Kind.VALUE, node.args[1], True
             step.after_relu = len(node.args) > 2
+            of_bin = sites[node.args[1]].bin
+            shares = of_bin is not None and of_bin.shares
+            step.sample = index_of[node.args[0].args[0] if shares else node.args[0]]
         else:
             step.call = node.target
             step.arguments = tuple(fx.map_arg(node.args, lambda n: Ref(index_of[n])))

@@ -20,14 +20,15 @@ def structure(lowered: Lowered) -> Structure | None:
     nodes = 0
     for node in lowered.graph.nodes:
         if is_gather(node):
-            given = [source for source in ancestors(gather_index(node)) if _is_edge_index(source)]
+            given = [source for source in ancestors(gather_index(node)) if is_edge_index(source)]
             if given:
                 nodes = max(nodes, node.args[0].meta["shape"][gather_axis(node)])
             edges |= {source: source.meta["shape"][1] for source in given}
     return Structure(nodes, sum(edges.values())) if edges else None
 
 
-def _is_edge_index(node: fx.Node) -> bool:
+def is_edge_index(node: fx.Node) -> bool:
+    """Whether an input of the model is a table of two rows of whole numbers."""
     value = node.meta.get("val")
     is_table = isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point()
     return node.op == "placeholder" and is_table and node.meta["shape"][0] == 2

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor, fx
 
 from mpsearch.core.site import Role, Site
 from mpsearch.cost.workload import Access, Held
+from mpsearch.graph.bins import Binned
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import holders, numel
 from mpsearch.graph.kinds import is_made_up
 from mpsearch.graph.ops import root, to_root
 from mpsearch.graph.sites import Discovery
 from mpsearch.graph.workload import value_rows
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one bin that a tensor holds: the bin's number and label, and how all rows fall into bins."""
+
+    binned: Binned
+    number: int
+    label: str
+
 
 Inner = tuple[fx.Node, str | int | None]
 Operand = fx.Node | Inner
@@ -27,6 +40,7 @@ class Tensors:
         self.sites: dict[Inner, Site] = {(f.node, f.part): f.site for f in discovery.found}
         self.held: list[Held] = []
         self.place: dict[Operand, int] = {}
+        self.bins: dict[int, Rows] = {}
 
     def read(self, operand: Operand) -> list[Access]:
         """The tensors that the numbers of `operand` lie in; none for what follows from sizes alone."""
@@ -75,7 +89,10 @@ class Tensors:
         name = site.name if site else f"{path}:{maker.name}" if path else maker.name
         rows = value_rows(site) if site else 1
         elements = self.holders.elements(maker)
-        return self._hold(maker, Held(name, elements, rows, bits, site.name if site else None))
+        place = self._hold(maker, Held(name, elements, rows, bits, site.name if site else None))
+        if site is not None and site.bin is not None:
+            self.bins[place] = Rows(maker.meta["binned"], maker.meta["bin"], site.bin.label)
+        return place
 
     def _stored(self, node: fx.Node) -> int:
         name, tensor = str(node.target), self.stored[str(node.target)]

@@ -12,6 +12,7 @@ from mpsearch.cost.memory import Parameter, Value
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import holders, numel
 from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, SHAPE_ONLY, WEIGHTED, aten, is_call, is_float, root
+from mpsearch.graph.rows import put_rows
 from mpsearch.graph.sites import Discovery, live_nodes
 
 ELEMENTWISE = {
@@ -98,6 +99,10 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
         for source in () if is_call(node, SHAPE_ONLY) else node.all_input_nodes:
             if source in holder:
                 dies[holder[source]] = max(dies[holder[source]], order[node])
+    for node in nodes:
+        if is_call(node, {put_rows}):  # who reads all rows reads the tensor of each bin
+            for part in held_by.slices.get(holder[node], ()):
+                dies[part] = max(dies[part], dies[holder[node]])
     left = {node: held_by.elements(node) for node in dict.fromkeys(holder.values()) if is_float(node)}
     held = [node for node, elements in left.items() if elements > 0]
     over = _made_over(held, holder, order, dies, left)
@@ -116,6 +121,7 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
                 is_feature=site is not None and site.role in (Role.FEATURE, Role.ATTENTION),
                 overwrites=over.get(node),
                 is_depthwise=_is_depthwise(node),
+                bin=site.bin if site else None,
             )
         )
     counted = {value.site for value in found}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
+from mpsearch.graph.bins import split
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.export import Example, ExportError, export
 from mpsearch.graph.fold import fold_batch_norm
@@ -34,7 +35,7 @@ from mpsearch.graph.workload import parameters, values
 from mpsearch.problem.costs import Computed, graph_costs, hooked_costs
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
-from mpsearch.problem.rules import build_space
+from mpsearch.problem.rules import binned, build_space
 from mpsearch.spec.find import find_objective, load_objective_class
 from mpsearch.spec.schema import Spec
 
@@ -83,6 +84,8 @@ def assemble(
         first = examples["validation"][0]
         with torch.no_grad():
             _guard("model, given the first batch of validation,", lambda: model(*first.args, **first.kwargs))
+        if any(rule.bins for rule in spec.sites):
+            raise BadInput(f"bins split values of the exported graph, and there is none. {error}") from error
         hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
         space = build_space(spec, hooks.sites, ())
         costs = hooked_costs(spec, hooks.parameters(), hooks.values(), hooks.packed, str(error))
@@ -100,6 +103,7 @@ def assemble(
     if spec.engine.threads is None and sum(node.meta.get("macs", 0) for node in lowered.graph.nodes) < LARGE_MACS:
         torch.set_num_threads(1)
     discovery = discover(lowered)
+    discovery = split(lowered, discovery, binned(spec, discovery.sites), flat["validation"][0], flat["calibration"])
     space = build_space(spec, discovery.sites, discovery.ties)
     active = [site for choice in space.choices for site in choice.sites]
     mode = spec.quantization.bias_correction

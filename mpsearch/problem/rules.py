@@ -13,7 +13,7 @@ from mpsearch.core.site import Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.quant.grid import Quantizer
 from mpsearch.spec import registry
-from mpsearch.spec.schema import Spec
+from mpsearch.spec.schema import BinsSpec, Spec
 
 Tie = tuple[str, tuple[str, ...]]
 
@@ -57,6 +57,16 @@ def build_space(spec: Spec, sites: Sequence[Site], ties: Iterable[Tie]) -> Space
     if not choices:
         raise BadInput("no site has a choice: every rule of 'sites' matches nothing that the model has.")
     return Space(tuple(choices))
+
+
+def binned(spec: Spec, sites: Sequence[Site]) -> dict[str, BinsSpec]:
+    """The bins that each of `sites` is split into, by name: those of the first rule that matches it."""
+    found = {}
+    for site in sites:
+        rule = next((rule for rule in spec.sites if rule.match.accepts(site)), None)
+        if rule is not None and rule.bins is not None:
+            found[site.name] = rule.bins
+    return found
 
 
 def canonical(fmt: Format, site: Site) -> Format:

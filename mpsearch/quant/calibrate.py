@@ -24,6 +24,15 @@ def span(rows: Tensor) -> tuple[Tensor, Tensor]:
     return low, high
 
 
+def mean_span(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Means [1] over rows, the first axis of `x`, of the smallest and of the largest value of each.
+
+    Numbers without another axis are one row: they are as far apart as they are.
+    """
+    low, high = torch.aminmax(x.reshape(len(x) if x.dim() > 1 else 1, -1), dim=1)
+    return low.double().mean().reshape(1), high.double().mean().reshape(1)
+
+
 def stride(n: int, most: int) -> int:
     """The smallest step that leaves at most `most` of `n` values, and meets every channel, row and column alike.
 

@@ -85,6 +85,12 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"edges must rise, got {list(values)}; for example {sorted(set(values))}")
+    return values
+
+
 Text = Annotated[StrictStr, Field(min_length=1)]
 FormatText = Annotated[Text, After(_is_format)]
 StartTexts = dict[Text, FormatText]
@@ -108,16 +114,39 @@ class Match(Part):
 
     def accepts(self, site: Site) -> bool:
         """Whether both the name and the role fit."""
-        return fnmatch.fnmatchcase(site.name, self.name) and (self.role is None or site.role in self.role)
+        named = any(fnmatch.fnmatchcase(name, self.name) for name in (site.name, site.whole))
+        return named and (self.role is None or site.role in self.role)
 
 
 MatchText = Annotated[Match, BeforeValidator(_as_match, json_schema_input_type=str | Match)]
+
+
+class BinsSpec(Part):
+    by: Literal["degree"] = Field(default="degree", description="What nodes are told apart by: their in-degree.")
+    edges: Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1), After(_rising)] | None = Field(
+        default=None, description="Degrees at which a bin begins, after the first: [4, 8] is 0-3, 4-7 and 8 on."
+    )
+    quantiles: Annotated[StrictInt, Field(ge=2)] | None = Field(
+        default=None, description="Instead of edges: so many bins of about equally many nodes."
+    )
+    ranges: Literal["shared", "bin"] = Field(
+        default="shared", description="Whether a range is fitted on the nodes of all bins, or of each bin on its own."
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> BinsSpec:
+        if (self.edges is None) == (self.quantiles is None):
+            raise ValueError("bins need either 'edges' or 'quantiles', and not both")
+        return self
 
 
 class SiteRule(Part):
     match: MatchText = Field(description="Glob on the site name, or {role: ..., name: ...}; first match wins.")
     formats: Annotated[tuple[FormatText, ...], Field(min_length=1), After(_distinct)] = Field(
         description="Formats to choose from, for example [int2, int4, int8]."
+    )
+    bins: BinsSpec | None = Field(
+        default=None, description="Split features, messages or aggregates of a GNN: a site for each bin of nodes."
     )
 
     @property
@@ -293,6 +322,9 @@ class Spec(Part):
         for goal in data["goals"]:
             if goal["accelerator"] is None:
                 del goal["accelerator"]  # as before there were any
+        for rule in data["sites"]:
+            if rule["bins"] is None:
+                del rule["bins"]
         if self.resolved and self.resolved.cards:
             data["cards"] = self.resolved.cards
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

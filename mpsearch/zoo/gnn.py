@@ -2,6 +2,7 @@
 
 GCN: Kipf and Welling, "Semi-supervised classification with graph convolutional networks" (2017).
 GAT: Velickovic et al., "Graph attention networks" (2018).
+AGNN: Thekumparampil et al., "Attention-based graph neural network for semi-supervised learning" (arXiv 1803.03735).
 GIN: Xu et al., "How powerful are graph neural networks?" (2019).
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch_geometric.nn import GATConv, GCNConv, GINConv, global_add_pool
+from torch_geometric.nn import AGNNConv, GATConv, GCNConv, GINConv, global_add_pool
 
 
 class GCN(nn.Module):
@@ -37,6 +38,24 @@ class GAT(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
         x = F.elu(self.conv1(F.dropout(x, self.dropout, self.training), edge_index))
         return self.conv2(F.dropout(x, self.dropout, self.training), edge_index)
+
+
+class AGNN(nn.Module):
+    """Node features [n, inputs] and edges [2, e] to logits [n, classes]: two rounds of attention between linear layers.
+
+    The first round weighs neighbours by their likeness alone, the second learns how much that counts.
+    """
+
+    def __init__(self, inputs: int, hidden: int, classes: int, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.lin1, self.lin2 = nn.Linear(inputs, hidden), nn.Linear(hidden, classes)
+        self.conv1, self.conv2 = AGNNConv(requires_grad=False), AGNNConv(requires_grad=True)
+        self.dropout = dropout
+
+    def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
+        x = F.relu(self.lin1(F.dropout(x, self.dropout, self.training)))
+        x = self.conv2(self.conv1(x, edge_index), edge_index)
+        return self.lin2(F.dropout(x, self.dropout, self.training))
 
 
 class GIN(nn.Module):

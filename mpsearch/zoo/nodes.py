@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from mpsearch.zoo import digits, planetoid
 from mpsearch.zoo.cache import trained
 from mpsearch.zoo.digits import NodeData
-from mpsearch.zoo.gnn import GAT, GCN
+from mpsearch.zoo.gnn import AGNN, GAT, GCN
 from mpsearch.zoo.train import fit_whole
 
-NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {"gcn": GCN, "gat": GAT}
+NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {"gcn": GCN, "gat": GAT, "agnn": AGNN}
 """Name to `network(inputs, hidden, classes)`."""
 
 DATASETS: dict[str, Callable[[], NodeData]] = {"digits-knn": digits.knn_graph, "cora": planetoid.cora}
@@ -29,7 +29,7 @@ class Recipe:
     weight_decay: float = 5e-4
 
 
-_RECIPES = {"gcn": Recipe(200, 0.01), "gat": Recipe(100, 0.01)}
+_RECIPES = {"gcn": Recipe(200, 0.01), "gat": Recipe(100, 0.01), "agnn": Recipe(200, 0.01)}
 
 
 def classifier(dataset: str, network: str, hidden: int) -> nn.Module:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
+from mpsearch.core.site import Bin
 from mpsearch.core.space import Choice, Space
 from mpsearch.cost.graph_memory import (
     Layer,
@@ -170,3 +171,31 @@ def test_graph_bytes_are_weights_features_and_structure() -> None:
     assert measures["graph_bytes"].shares(Assignment())["(structure)"] == 36
     assert graph_measures(None, parameters, values, packed) == {}
     assert graph_measures(Structure(3, 5), parameters, values[2:], packed) == {}
+
+
+@given(
+    counts=st.lists(st.integers(1, 20), min_size=2, max_size=4),
+    width=st.integers(1, 9),
+    stored=st.lists(st.sampled_from([1, 2, 3, 8]), min_size=4, max_size=4),
+)
+def test_bins_of_a_value_take_what_the_definitions_say(counts: list[int], width: int, stored: list[int]) -> None:
+    """Rows that start on bytes, a scale and zero point per bin, points where degrees are split, a width for each."""
+    bins = [Bin(i, None if i == len(counts) - 1 else i) for i in range(len(counts))]
+    values = [
+        Value(f"x@{of.label}", n * width, n, site=f"x@{of.label}", is_feature=True, bin=of)
+        for n, of in zip(counts, bins, strict=True)
+    ]
+    rows = dict(zip((v.name for v in values), counts, strict=True))
+
+    def packed(name: str, fmt: Format) -> Packed:
+        codes = rows[name] * width * int(fmt.bits)
+        return Packed(codes + 64, codes, 64)
+
+    nodes = sum(counts)
+    measures = memory_measures([], values, packed) | graph_measures(Structure(nodes, 5), [], values, packed)
+    bits = stored[: len(counts)]
+    at = Assignment({v.name: Format.parse(f"int{b}") for v, b in zip(values, bits, strict=True)})
+    features = feature_bits(counts, width, bits, row=8)
+    assert measures["feature_bytes"].measure(at) == features / 8
+    total = features + range_bits(nodes, len(counts), "bin") + bin_bits(nodes, len(counts), "degree")
+    assert measures["graph_bytes"].measure(at) == -(-(total + csr_bits(nodes, 5)) // 8)

@@ -15,6 +15,7 @@ from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Site
 from mpsearch.cost.memory import Parameter, Value, memory_measures
 from mpsearch.cost.model import CostModel
+from mpsearch.graph.bins import split
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.export import Example, Lowered, export
 from mpsearch.graph.fold import fold_batch_norm
@@ -25,6 +26,7 @@ from mpsearch.graph.program import Kind, Program, compile_program
 from mpsearch.graph.runner import layout
 from mpsearch.graph.sites import Discovery, discover
 from mpsearch.graph.workload import parameters, values
+from mpsearch.spec.schema import BinsSpec
 
 CPU = torch.device("cpu")
 LARGE = 1 << 30
@@ -112,6 +114,7 @@ def rig(
     active: Iterable[str] | None = None,
     calibration: Sequence[tuple[Any, ...]] | None = None,
     corrects: bool = False,
+    bins: Mapping[str, BinsSpec] | None = None,
 ) -> Rig:
     """Compile `model` for `batches` of positional inputs.
 
@@ -120,6 +123,7 @@ def rig(
         active: names of the sites that have a choice; None for all.
         calibration: batches, the first of `batches` if None.
         corrects: whether the memory model counts biases that correction adds.
+        bins: by site, what it is split into.
     """
     calibration = batches[:1] if calibration is None else calibration
     model = model if isinstance(model, nn.Module) else _made(model)
@@ -128,7 +132,7 @@ def rig(
     replayed = list(measure(lowered, flat[0]))
     with torch.no_grad():
         own = pytree.tree_leaves(model(*batches[0]))
-    discovery = discover(lowered)
+    discovery = split(lowered, discover(lowered), bins or {}, flat[0], held)
     names = [site.name for site in discovery.sites] if active is None else list(active)
     stored, made = parameters(lowered, discovery, names, corrects), values(lowered, discovery, names)
     program = compile_program(lowered, discovery, names)

@@ -305,3 +305,39 @@ def test_a_percentile_of_mostly_zeros_is_the_full_range() -> None:
     x[3] = 2.0
     for text in ("int4:sym:p90", "int4:p90"):
         assert fit(x, text, VALUE).round_trip(x)[3] == pytest.approx(2.0)
+
+
+def test_rows_is_the_mean_range_of_rows() -> None:
+    x = normal(40, 3, 5) * torch.linspace(0.1, 4, 40)[:, None, None]
+    low, high = x.flatten(1).amin(1).mean(), x.flatten(1).amax(1).mean()
+    one = fit(x, "int1:rows", Role.FEATURE)
+    torch.testing.assert_close(one.round_trip(x).unique(), torch.stack([low, high]))
+    for bits in (2, 4, 8):
+        grid = fit(x, f"int{bits}:rows", Role.FEATURE)
+        assert isinstance(grid, AffineGrid)
+        assert float(grid.scale) == pytest.approx(float(high - low) / (2**bits - 1))
+        assert abs(float(grid.round_trip(x).amax() - high)) <= float(grid.scale) / 2, "moved to hold zero"
+
+
+def test_rows_of_numbers_without_another_axis_is_their_range() -> None:
+    x = normal(50)
+    torch.testing.assert_close(fit(x, "int1:rows", Role.ATTENTION).round_trip(x).unique(), torch.stack(x.aminmax()))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -2.0])
+@pytest.mark.parametrize("bits", [1, 2, 8])
+def test_rows_that_are_constant_are_kept(bits: int, value: float) -> None:
+    """All-zero features among them: nothing is divided by a range of nothing."""
+    x = torch.full((6, 4), value)
+    torch.testing.assert_close(fit(x, f"int{bits}:rows", Role.FEATURE).round_trip(x), x)
+
+
+def test_rows_keeps_sparse_features_that_max_wipes_out() -> None:
+    """Bags of words whose rows add up to one: a single short row stretches the full range."""
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.rand(300, 200, generator=generator) < 0.1).float()
+    x[0] = torch.eye(200)[0]
+    x = x / x.sum(1, keepdim=True).clamp(min=1)
+    assert fit(x, "int2:max", Role.FEATURE).round_trip(x)[1:].count_nonzero() == 0
+    kept = fit(x, "int2:rows", Role.FEATURE).round_trip(x)
+    assert ((kept > 0) == (x > 0)).all()

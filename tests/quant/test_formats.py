@@ -38,6 +38,8 @@ def canonical(text: str, role: Role, quantizer: Quantizer | None = None) -> str:
         ("int4:stochastic:max", VALUE, "int4:max:stochastic"),
         ("int4:nearest", WEIGHT, "int4"),
         ("int8:tensor:entropy", WEIGHT, "int8:tensor:entropy"),
+        ("int2:rows:affine:tensor", Role.FEATURE, "int2:rows"),
+        ("int1:rows", Role.ATTENTION, "int1:rows"),
     ],
 )
 def test_defaults_are_left_out(text: str, role: Role, expected: str) -> None:
@@ -64,6 +66,10 @@ def test_defaults_are_left_out(text: str, role: Role, expected: str) -> None:
         ("int4:gian", WEIGHT, "unknown option 'gian'. Did you mean 'gain'"),
         ("int8:entropy", WEIGHT, "one scale per tensor.*int8:tensor:entropy"),
         ("int16:entropy", VALUE, "2 to 8 bits"),
+        ("int2:rows", WEIGHT, "nodes or edges of a graph, which no weight has"),
+        ("int2:rows", VALUE, "which no activation has"),
+        ("int2:rows:channel", Role.FEATURE, "drop sym and channel"),
+        ("int2:rows:sym", Role.MESSAGE, "drop sym and channel"),
         ("int16:stochastic", VALUE, "stochastic rounding needs 2 to 8 bits"),
         ("int1:stochastic", WEIGHT, "stochastic rounding needs 2 to 8 bits"),
     ],

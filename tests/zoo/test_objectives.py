@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpsearch.core.errors import BadInput
 from mpsearch.testing.objectives import CHECKS, SPLITS
 
 OFFLINE = ("cnn", "gnn", "gnn_graphs", "mlp", "transformer")
-FROM_FILES = ("cifar_resnet20", "cora_gat", "cora_gcn", "digits_resnet10", "minilm_sts", "stories_lm")
+FROM_FILES = ("cifar_resnet20", "cora_agnn", "cora_gat", "cora_gcn", "digits_resnet10", "minilm_sts", "stories_lm")
 
 
 def measures(objective, split):
@@ -63,6 +64,7 @@ def test_trained_models_are_good(maker, name, accuracy, samples):
         ("stories_lm", "perplexity", 4.0975, 4.0985, 60),
         ("cora_gcn", "accuracy", 0.80, 0.84, 1000),
         ("cora_gat", "accuracy", 0.80, 0.84, 1000),
+        ("cora_agnn", "accuracy", 0.80, 0.84, 1000),
     ],
 )
 def test_recorded_scores_are_met(maker, name, measure, low, high, samples):
@@ -109,6 +111,26 @@ def test_export_replays_bit_for_bit(maker, name):
     replay = torch.export.export(model, batch.args, strict=False).module()
     with torch.no_grad():
         assert torch.equal(replay(*batch.args), model(*batch.args))
+
+
+def test_sampled_batches_score_the_same_nodes(maker):
+    """With all neighbours of two hops, two layers give what they give on the whole graph."""
+    whole, sampled, few = (
+        type(maker("gnn")())(network="agnn", **more)
+        for more in ({}, {"fanouts": [-1, -1]}, {"fanouts": [2, 1], "batch_size": 99})
+    )
+    expected, n = measures(whole, "validation")
+    found, m = measures(sampled, "validation")
+    assert n == m == measures(few, "validation")[1]
+    assert found["accuracy"] == expected["accuracy"]
+    assert abs(found["log_loss"] - expected["log_loss"]) < 1e-5
+    assert all(batch.args[0].shape[0] <= batch.n * 5 for batch in few.batches("validation"))
+
+
+@pytest.mark.parametrize("fanouts", [3, [], [1.5], [-2]])
+def test_fanouts_that_mean_nothing_are_refused(maker, fanouts):
+    with pytest.raises(BadInput, match="fanouts"):
+        type(maker("gnn")())(fanouts=fanouts)
 
 
 def test_gnn_splits_are_of_different_nodes(maker):

@@ -1,0 +1,82 @@
+"""Sampled neighbourhoods: parts of the graph, no larger than asked, the same for the same seed."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch_geometric import nn as pyg
+from torch_geometric.utils import k_hop_subgraph
+
+from mpsearch.zoo.neighbours import NeighbourSampler
+
+NODES = 50
+
+
+def graph(edges: int, seed: int) -> Tensor:
+    """Distinct edges in no order, with loops."""
+    numbers = torch.randperm(NODES * NODES, generator=torch.Generator().manual_seed(seed))[:edges]
+    return torch.stack([numbers // NODES, numbers % NODES])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    edges=st.integers(0, 400),
+    seed=st.integers(0, 5),
+    fanouts=st.lists(st.integers(-1, 4), min_size=1, max_size=3),
+    size=st.integers(1, 60),
+)
+def test_a_neighbourhood_is_a_part_of_the_graph(edges: int, seed: int, fanouts: list[int], size: int) -> None:
+    edge_index = graph(edges, seed)
+    wanted = torch.randperm(NODES, generator=torch.Generator().manual_seed(seed))[:31]
+    known = set(map(tuple, edge_index.T.tolist()))
+    degrees = torch.bincount(edge_index[1], minlength=NODES)
+    parts = list(NeighbourSampler(edge_index, NODES, fanouts, seed).batches(wanted, size))
+    assert torch.equal(torch.cat([part.nodes[: part.wanted] for part in parts]), wanted)
+    most = max(degrees.tolist() if -1 in fanouts else [0], default=0)
+    for part in parts:
+        assert part.nodes.unique().numel() == part.nodes.numel()
+        assert (part.edge_index[1].diff() >= 0).all()
+        drawn = list(map(tuple, part.nodes[part.edge_index].T.tolist()))
+        assert len(set(drawn)) == len(drawn)
+        assert set(drawn) <= known
+        into = torch.bincount(part.edge_index[1], minlength=len(part.nodes))
+        assert (into <= max(most, *fanouts)).all()
+        first = degrees[part.nodes[: part.wanted]]
+        expected = first if fanouts[0] < 0 else first.clamp(max=fanouts[0])
+        assert torch.equal(into[: part.wanted], expected), "as many as there are, or as may be kept"
+
+
+def test_all_neighbours_are_the_k_hop_subgraph() -> None:
+    edge_index = graph(120, 1)
+    wanted = torch.tensor([3, 7, 11])
+    (part,) = NeighbourSampler(edge_index, NODES, (-1, -1)).batches(wanted, 3)
+    assert set(part.nodes.tolist()) == set(k_hop_subgraph(wanted, 2, edge_index, num_nodes=NODES)[0].tolist())
+
+
+def test_a_model_of_as_many_layers_gives_what_it_gives_on_the_whole_graph() -> None:
+    torch.manual_seed(0)
+    x, edge_index = torch.randn(NODES, 8), graph(300, 2)
+    one, two = pyg.SAGEConv(8, 6), pyg.SAGEConv(6, 4)
+
+    def run(x: Tensor, edges: Tensor) -> Tensor:
+        return two(one(x, edges).relu(), edges)
+
+    with torch.no_grad():
+        whole = run(x, edge_index)
+        for part in NeighbourSampler(edge_index, NODES, (-1, -1)).batches(torch.arange(NODES), 7):
+            wanted = part.nodes[: part.wanted]
+            torch.testing.assert_close(run(x[part.nodes], part.edge_index)[: part.wanted], whole[wanted])
+
+
+def test_draws_repeat_and_differ_by_seed_and_are_even() -> None:
+    star = torch.stack([torch.arange(1, NODES), torch.zeros(NODES - 1, dtype=torch.int64)])
+
+    def drawn(seed: int) -> list[int]:
+        (part,) = NeighbourSampler(star, NODES, (5,), seed).batches(torch.tensor([0]), 1)
+        return sorted(part.nodes[1:].tolist())
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    often = torch.bincount(torch.tensor([drawn(seed) for seed in range(400)]).flatten(), minlength=NODES)[1:]
+    assert 15 < often.min() <= often.max() < 75, "41 of 400 are expected, with a deviation of 6"
