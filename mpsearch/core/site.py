@@ -36,9 +36,11 @@ class Site:
         role: what the values are.
         shape: of the parameter, or of the value for one batch as exported (batch axis included).
         axis: the output-channel axis of a parameter; the channel axis of a value. Per-channel grids run along it.
+        gates: of a recurrent matrix, how many gates lie one after the other along `axis`; 0 for anything else.
     """
 
     name: str
     role: Role
     shape: tuple[int, ...]
     axis: int = 0
+    gates: int = 0

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from mpsearch.core.site import Role, Site
-from mpsearch.graph import attention, messages
+from mpsearch.graph import attention, messages, recurrent
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.ops import (
     ADDED_PRODUCTS,
@@ -39,7 +39,7 @@ from mpsearch.graph.ops import (
 
 @dataclass(frozen=True)
 class Found:
-    """A site and the node it sits on: a `get_attr`, the value itself, or an attention node and one of its parts."""
+    """A site and the node it sits on: a `get_attr`, the value itself, or an attention or recurrent node and a part."""
 
     site: Site
     node: fx.Node
@@ -80,6 +80,7 @@ class _Discoverer:
 
     def run(self) -> Discovery:
         self._weights()
+        self._states()
         self._attention()
         self._messages()
         self._inputs()
@@ -88,7 +89,14 @@ class _Discoverer:
         return Discovery([Found(site, node, part) for (node, part), (_, site) in ranked], self.ties)
 
     def _add(
-        self, node: fx.Node, name: str, role: Role, axis: int, at: int | None = None, part: str | None = None
+        self,
+        node: fx.Node,
+        name: str,
+        role: Role,
+        axis: int,
+        at: int | None = None,
+        part: str | None = None,
+        gates: int = 0,
     ) -> str:
         """Register a site unless the node has one; its name either way."""
         if (node, part) in self.found:
@@ -98,7 +106,7 @@ class _Discoverer:
             unique, n = f"{name}_{n}", n + 1
         self.names.add(unique)
         shape = node.meta["shapes"][part] if part else node.meta["shape"]
-        site = Site(unique, role, tuple(shape), axis % max(1, len(shape)))
+        site = Site(unique, role, tuple(shape), axis % max(1, len(shape)), gates)
         self.found[node, part] = (self.order[node] if at is None else at, site)
         return unique
 
@@ -128,7 +136,22 @@ class _Discoverer:
                 continue
             role = Role.EMBEDDING if all(is_call(user, EMBEDDINGS) for user, _ in users) else Role.WEIGHT
             axis = next((axis for user, axis in users if not is_call(user, EMBEDDINGS)), users[0][1])
-            self._add(source, str(source.target), role, axis, at=min(self.order[user] for user, _ in users))
+            at = min(self.order[user] for user, _ in users)
+            gates = next((recurrent.matrix_gates(user)[source] for user, _ in users if is_call(user, RECURRENT)), 0)
+            self._add(source, str(source.target), role, axis, at, gates=gates)
+
+    def _states(self) -> None:
+        """What recurrent layers keep between steps. Two directions of a layer are joined, so they decide together."""
+        for node in self.nodes:
+            if not is_call(node, RECURRENT) or node not in self.live:
+                continue
+            path = owner(node)
+            hidden: dict[str, list[str]] = {}
+            for part in node.meta["shapes"]:
+                name = self._add(node, f"{path}:{part}" if path else part, Role.STATE, -1, part=part)
+                if part.startswith("hidden"):
+                    hidden.setdefault(part.removesuffix("_reverse"), []).append(name)
+            self.ties += [("residual", tuple(tied)) for tied in hidden.values() if len(tied) > 1]
 
     def _attention(self) -> None:
         for block in attention.find(self.nodes, self.live):

@@ -1,12 +1,14 @@
 """Uniform integers, 1 to 8 and 16 bits.
 
-Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse|:gain]`.
+Text: `int BITS[:affine|:sym][:tensor|:channel|:gate|:gN][:max|:p99.99|:entropy|:mse|:gain]`.
 
 * `sym`: codes -(2^(b-1) - 1) to 2^(b-1) - 1. Two bits would have three levels, so `int2` uses all four codes
   -2 to 1, and the sign of each scale is the one that loses less. `int1` is plus or minus the mean magnitude.
 * `affine`: codes 0 to 2^b - 1, one of them exactly zero. `int1` is the two ends of the range, which by `mse` are the
   two values of least squared error.
 * `tensor`, `channel`, `gN`: one scale for all, per channel, or per N consecutive elements of a channel.
+* `gate`: one scale per gate of a recurrent matrix (Li, Alvarez, "On the quantization of recurrent neural networks",
+  2021): 4 for an LSTM, 3 for a GRU, 1 for a projection.
 * `max`, `pNN`, `entropy`, `mse`, `gain`: how the range is found (`mpsearch.quant.calibrate`,
   `mpsearch.quant.search`). `gain` is `mse` with a penalty on the gain error, a rule of our own.
 
@@ -69,7 +71,7 @@ from mpsearch.quant.search import Codes, covering, least_loss, two_means
 
 _BITS = (*range(1, 9), 16)
 _OPTIONS = Options(
-    ("affine", "sym", "tensor", "channel", "g64", "max", "p99.99", "entropy", "mse", "gain"),
+    ("affine", "sym", "tensor", "channel", "gate", "g64", "max", "p99.99", "entropy", "mse", "gain"),
     map="affine|sym",
     grain=GRAIN,
     range=r"max|entropy|mse|gain|p[0-9]+(\.[0-9]+)?",

@@ -72,6 +72,11 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "nn.MultiheadAttention": (SelfAttention, (randn(2, 5, 8),)),
     "F.scaled_dot_product_attention": (Fused, tuple(randn(2, 2, 5, 4, seed=s) for s in range(3))),
     "nn.LSTM": (lambda: nn.LSTM(4, 4, batch_first=True), (randn(2, 5, 4),)),
+    "nn.LSTM(bidirectional=True)": (
+        lambda: nn.LSTM(4, 4, batch_first=True, bidirectional=True),
+        (randn(2, 5, 4),),
+    ),
+    "nn.LSTM(proj_size=2)": (lambda: nn.LSTM(4, 4, batch_first=True, proj_size=2), (randn(2, 5, 4),)),
     "nn.GRU": (lambda: nn.GRU(4, 4, batch_first=True), (randn(2, 5, 4),)),
     "nn.RNN": (lambda: nn.RNN(4, 4, batch_first=True), (randn(2, 5, 4),)),
     "nn.LSTMCell": (lambda: nn.LSTMCell(4, 4), (randn(2, 4),)),
