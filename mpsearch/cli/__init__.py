@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mpsearch import __version__
-from mpsearch.cli import look, search, tools
+from mpsearch.cli import look, profile, search, tools
 from mpsearch.core.errors import BadInput, MpsearchError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for command in (
     look.compare,
     look.list_,
     look.schema,
+    profile.profile,
     tools.new,
     tools.sync,
     tools.ui,

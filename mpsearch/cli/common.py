@@ -70,8 +70,8 @@ def front_table(view: View, points: list[Point]) -> Table:
     for column in ("bits", ""):
         table.add_column(column)
     for goal in view.goals:
-        status = view.costs.status.get(goal.name)
-        table.add_column(f"{goal.name}\n({status})" if status else goal.name, justify="right")
+        heading = view.named(goal).replace("@", "\n@").replace(" (", "\n(")  # narrow, for names of cards are long
+        table.add_column(heading, justify="right", overflow="fold")
         if tested and not is_cost(goal.name):
             table.add_column("test", justify="right")
         if is_cost(goal.name):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mpsearch.problem.base import Problem
     from mpsearch.spec.schema import Spec
 
-_CONTROLS = 5  # uniform controls beside float: more do not fit into 100 columns
+_CONTROLS = 4  # uniform controls beside float: more do not fit into 100 columns
 
 
 def with_accelerators(spec: Spec, names: Sequence[str]) -> Spec:
@@ -34,9 +34,11 @@ def with_accelerators(spec: Spec, names: Sequence[str]) -> Spec:
     from mpsearch.spec.schema import GoalSpec
 
     goals = {goal.measure: goal for goal in spec.goals}
+    beside = Path(spec.resolved.space_file).parent if spec.resolved else Path.cwd()
+    texts = {find_card(g.accelerator, beside): g.accelerator for g in spec.goals if g.accelerator}
     for name in names:
-        device = load_accelerator(find_card(name, Path.cwd()))
-        text = str(Path(name).absolute()) if Path(name).is_file() else name
+        path = find_card(name, Path.cwd())
+        device, text = load_accelerator(path), texts.get(path, str(path))
         for measure in ("latency_s", "energy_j"):
             if measure == "latency_s" or device.refuses(measure) is None:
                 found = GoalSpec(name=measure, accelerator=text)
@@ -136,8 +138,8 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     for name, shares in facts["shares"].items():
         _print_shares(screen, name, costs.labelled(name), shares)
     for device in costs.devices:
-        told = [device.status, MEANING[device.status], device.fitted, (device.note or "").rstrip(".")]
-        screen.print(f"{device.name} ({device.kind}): {'. '.join(filter(None, told))}.", soft_wrap=True)
+        told = [f"{device.status}: {MEANING[device.status]}", device.fitted, (device.note or "").rstrip(".")]
+        screen.print(f"{device.name} ({device.kind}) is {'. '.join(filter(None, told))}.", soft_wrap=True)
     for line in (*(f"note: {note}" for note in facts["notes"]), *(f"limit: {limit}" for limit in facts["limits"])):
         screen.print(line, soft_wrap=True)
     if "evaluation_s" in facts:
@@ -195,7 +197,7 @@ def _print_shares(screen: Console, measure: str, title: str, shares: dict[str, d
     from mpsearch.engine.measures import number
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column(f"{title}: where it comes from", overflow="fold")
+    table.add_column("", overflow="fold")
     for control in shares:
         table.add_column(control, justify="right", no_wrap=True)
         table.add_column("share", justify="right", no_wrap=True)
@@ -203,5 +205,6 @@ def _print_shares(screen: Console, measure: str, title: str, shares: dict[str, d
     for name, row in gathered(list(shares.values())):
         cells = [(number(measure, value), f"{value / total:.1%}") for value, total in zip(row, totals, strict=True)]
         table.add_row(shortened(name, 44), *(text for pair in cells for text in pair))
+    screen.print(f"{title}, where it comes from")
     screen.print(table)
     screen.print()

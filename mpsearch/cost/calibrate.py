@@ -20,8 +20,8 @@ from scipy.stats import spearmanr
 Floats = NDArray[np.float64]
 SHRINKAGES = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
 _FOLDS = 5
-_WEAK = 1e-3
-"""Weight of times of single operations: they decide what whole models leave open, and nothing else."""
+_WEAK, _FAINT = 1e-3, 1e-5
+"""Weights of the times of single operations, and of zero: they decide what whole models leave open, no more."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ def additive(runs: Runs, alone_s: ArrayLike, alike: Sequence[int], shrinkage: fl
         shrinkage: None to choose from `SHRINKAGES` by cross-validation.
     """
     alone = np.asarray(alone_s, dtype=float)
+    alone = alone * min(1.0, float(runs.seconds.max()) / max(float(alone.sum()), 1e-12))
     if shrinkage is None:
         shrinkage = min(SHRINKAGES, key=lambda one: _cross_validated(runs, alone, alike, one))
     n, operations = runs.narrow.shape
@@ -153,14 +154,14 @@ def additive(runs: Runs, alone_s: ArrayLike, alike: Sequence[int], shrinkage: fl
     rows = np.arange(operations)
     drawn[rows, at_narrow + rows], drawn[rows, at_wide + rows] = 1, -1
     drawn[rows, [at_class + classes[name] for name in alike]] = 1  # wide - narrow = the gain of its class
-    share[rows, at_wide + rows] = 1
+    least = max(1e-3 * alone.max(initial=0.0), 1e-12)
+    share[rows, at_wide + rows] = typical / np.maximum(alone, least)
     drawn *= shrinkage * np.sqrt(n)
-    system = np.vstack([data, drawn, _WEAK * share])
-    target = np.concatenate([np.ones(n), np.zeros(operations), _WEAK * alone / typical])
+    system = np.vstack([data, drawn, _WEAK * share, _FAINT * np.eye(unknowns)])
+    target = np.concatenate([np.ones(n), np.zeros(operations), np.full(operations, _WEAK), np.zeros(unknowns)])
     lower = np.zeros(unknowns)
     lower[at_class:] = -np.inf
-    found = lsq_linear(system, target, bounds=(lower, np.inf), tol=1e-12).x * typical
-    found[:at_class] = found[:at_class].clip(min=0)
+    found = lsq_linear(system, target, bounds=(lower, np.inf), method="bvls").x * typical
     return Additive(
         float(found[0]), found[at_wide:at_narrow], found[at_narrow:at_switch], found[at_switch:at_class] / unit
     )

@@ -30,9 +30,10 @@ def fused(accelerator: Accelerator, workload: Workload) -> list[Operation]:
         producer = kernels[kernel]
         if operation.macs or producer.write is None or producer.more_writes:
             return False
-        if reads[producer.write.tensor] > 1 or writes[producer.write.tensor] > 1:
+        inside = producer.write.tensor
+        if reads[inside] > 1 or writes[inside] > 1 or inside in workload.outputs:
             return False
-        touched = {access.tensor for access in (*producer.reads, *operation.reads)} - {producer.write.tensor}
+        touched = {access.tensor for access in (*producer.reads, *operation.reads)} - {inside}
         return len(touched) <= max(MOST_READS, len(producer.reads)) and accelerator.fuses(producer, operation)
 
     for operation in operations:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -34,16 +34,20 @@ class CostModel:
         status: of the measures of an accelerator: `analytic`, `calibrated` or `measured`, by name.
         notes: what the user should know of the accelerators, one sentence each: which widths run as wider ones.
         workload: what the model computes; None where its graph is not known.
+        arena_bytes: memory that holds all values at offsets that a planner gives them: `activation_peak_bytes`, or a
+            little more; None where lifetimes are not known.
     """
 
     measures: Mapping[str, Measure]
     status: Mapping[str, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
     workload: Workload | None = None
+    arena_bytes: Callable[[Assignment], int] | None = None
 
     def at(self, assignment: Assignment) -> dict[str, float]:
-        """Every measure at `assignment`."""
-        return {name: measure.measure(assignment) for name, measure in self.measures.items()}
+        """Every measure at `assignment`; whole numbers as such."""
+        found = {name: measure.measure(assignment) for name, measure in self.measures.items()}
+        return {name: int(value) if value.is_integer() else value for name, value in found.items()}
 
     def cost(self, name: str, space: Space) -> Cost | None:
         """The measure `name` as tables over the choices of `space`; None if it is none of these."""

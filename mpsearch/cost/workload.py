@@ -187,11 +187,13 @@ class Workload:
 
     Args:
         samples: of the batch.
+        outputs: places of the tensors that the model returns.
     """
 
     tensors: tuple[Held, ...]
     operations: tuple[Operation, ...]
     samples: int = 1
+    outputs: frozenset[int] = frozenset()
 
     def sites(self, operation: Operation) -> tuple[str, ...]:
         """Sites of all tensors that `operation` touches, each once, in the order of its reads, the result last."""

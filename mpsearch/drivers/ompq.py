@@ -36,8 +36,9 @@ from scipy.optimize import linprog
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.space import Choice
+from mpsearch.cost.solve.solutions import spread
 from mpsearch.drivers.base import Session
-from mpsearch.drivers.proxy import TINY, Proxy, Scores, spread
+from mpsearch.drivers.proxy import TINY, Proxy, Scores
 from mpsearch.graph.features import Features, Rows, Where
 from mpsearch.graph.similarity import constant, orthogonality, redundancy, similarity, suffix_mean
 

@@ -13,12 +13,13 @@ from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence, Set
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.goal import Goal
 from mpsearch.cost.solve.front import front
+from mpsearch.cost.solve.solutions import spread
 from mpsearch.drivers.base import Driver, Session
 
 Floats = NDArray[np.float64]
@@ -131,35 +132,9 @@ def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
         np.sum([scores.get(site, np.zeros(len(choice.options))) for site in choice.sites], axis=0)
         for choice in session.space.choices
     ]
-    one_sum = len(costs) == 1 and len(costs[0].rows) == 1 and not costs[0].rows[0].joint
+    one_sum = len(costs) == 1 and len(costs[0].rows) == 1
     solved = front(rows, costs, limits, most=_WHOLE if one_sum else max(1, most))
     return [session.space.decode(solved.indices[i].tolist()) for i in spread(solved.costs)]
-
-
-def spread(costs: ArrayLike) -> list[int]:
-    """Rows of `costs` [n, costs] in such an order that every beginning is spread evenly over them, in log cost.
-
-    Lowest and highest first cost, then always the row farthest from those taken: the middle, the quarters, and so on.
-    """
-    return evenly(np.log2(np.maximum(np.asarray(costs, dtype=float), 1.0)))
-
-
-def evenly(logs: Floats) -> list[int]:
-    """As `spread`, for `logs` [n, costs] of costs."""
-    span = np.ptp(logs, axis=0)
-    logs = (logs - logs.min(axis=0)) / np.where(span > 0, span, 1.0)
-    taken: list[int] = []
-    apart = np.full(len(logs), np.inf)
-    for first in (logs[:, 0].argmin(), logs[:, 0].argmax()):
-        if first not in taken:
-            taken.append(int(first))
-    for row in taken:
-        apart = np.minimum(apart, np.abs(logs - logs[row]).max(axis=1))
-    while len(taken) < len(logs):
-        apart[taken] = -1.0
-        taken.append(int(apart.argmax()))
-        apart = np.minimum(apart, np.abs(logs - logs[taken[-1]]).max(axis=1))
-    return taken
 
 
 def ask(session: Session, queues: Mapping[str, Sequence[Assignment]]) -> None:

@@ -21,8 +21,9 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.goal import Goal
 from mpsearch.core.space import Space
+from mpsearch.cost.solve.solutions import evenly
 from mpsearch.drivers.base import Driver, Session
-from mpsearch.drivers.proxy import ask, cost_goals, evenly, points
+from mpsearch.drivers.proxy import ask, cost_goals, points
 
 PATHS = ("exact", "greedy")
 LOG_LOSS = "log_loss"

@@ -151,8 +151,9 @@ def _page(found: Comparison, results: Sequence[RunResult]) -> str:
     parts = [("Fronts", _fronts(found, views)), ("Hypervolume over evaluations, common scale", _hypervolumes(found))]
     head = "".join(f"<th>{escape(text)}</th>" for text in found.head)
     body = "".join("<tr>" + "".join(f"<td>{escape(text)}</td>" for text in row) + "</tr>" for row in found.rows)
+    named = {g.name: _named([view.costs for view in views], g) for g in found.goals}
     facts = "Worst of all float and uniform controls: " + ", ".join(
-        f"{name} {number(name, value)}" for name, value in found.scale.reference.items()
+        f"{named[name]} {number(name, value)}" for name, value in found.scale.reference.items()
     )
     tail = f"<h2>Table</h2><table><tr>{head}</tr>{body}</table>"
     return page(f"{len(results)} runs compared", facts, parts, tail)

@@ -27,6 +27,8 @@ MEANING = {
 }
 _ALWAYS = "memory_bytes"
 """A cost whose shares are kept whether it is a goal or not."""
+_SMALL = 5e-3
+"""Share of a cost below which a part is not worth a row."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Device:
     Args:
         name, kind, status, note: as the card says.
         anchors: measured runs that it was fitted to; 0 where it was not.
-        heldout_mape: mean absolute error in percent on runs that it was not fitted to; None where not known.
+        heldout_mape: mean absolute error on runs that it was not fitted to, as a share; None where not known.
     """
 
     name: str
@@ -49,7 +51,7 @@ class Device:
     @property
     def fitted(self) -> str:
         """How it was fitted to measured runs, for people; empty where it was not."""
-        error = "" if self.heldout_mape is None else f", {self.heldout_mape:.2g} % off on others on average"
+        error = "" if self.heldout_mape is None else f", on average {self.heldout_mape:.1%} off on others"
         return f"Fitted to {self.anchors} measured runs{error}" if self.anchors else ""
 
 
@@ -120,17 +122,19 @@ class Costs:
 def gathered(columns: Sequence[Mapping[str, float]], most: int = 40) -> list[tuple[str, list[float]]]:
     """What each part adds to each of `columns`, in the order of computation, as at most so many rows.
 
-    The largest by share stay, and the rest become one last row, `others (n)`. Parts that add nothing are left out.
+    The largest by share stay, and the rest become one last row, `others (n)`, as does what is below 1/200. Parts that
+    add nothing are left out.
     """
     totals = [sum(map(abs, column.values())) or 1.0 for column in columns]
     rows = {
         name: [column.get(name, 0.0) for column in columns] for name in dict.fromkeys(n for c in columns for n in c)
     }
     share = {name: max(abs(v) / t for v, t in zip(row, totals, strict=True)) for name, row in rows.items() if any(row)}
-    kept = sorted(share, key=lambda name: -share[name])
-    kept = kept if len(kept) <= most else kept[: most - 1]
-    found = [(name, row) for name, row in rows.items() if name in set(kept)]
-    rest = [rows[name] for name in share if name not in set(kept)]
+    ranked = sorted(share, key=lambda name: -share[name])
+    large = sum(value >= _SMALL for value in share.values())
+    kept = set(ranked if len(ranked) <= min(most, large + 1) else ranked[: min(most - 1, large)])
+    found = [(name, row) for name, row in rows.items() if name in kept]
+    rest = [rows[name] for name in share if name not in kept]
     return [*found, (f"others ({len(rest)})", [sum(column) for column in zip(*rest, strict=True)])] if rest else found
 
 
@@ -153,7 +157,7 @@ def _devices(spec: Spec) -> tuple[Device, ...]:
         return ()
     from mpsearch.problem.costs import accelerators  # late: few runs need the cards
 
-    cards = {text: accelerator.card for text, accelerator in accelerators(spec).items()}
+    cards = {device.card.name: device.card for device in accelerators(spec).values()}
     return tuple(
         Device(card.name, card.kind, card.status, card.note, line.n_anchors, line.heldout_mape)
         for card, line in ((card, card.calibration) for card in cards.values())

@@ -10,6 +10,7 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import NothingFeasible
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.cost.terms import Cost, Terms
+from mpsearch.engine.costs import Costs
 from mpsearch.engine.result import RunResult
 from mpsearch.problem.base import Problem
 
@@ -80,7 +81,8 @@ def unmet(result: RunResult) -> str:
         reached[goal.name] = min(values) if goal.limit.sense == "<=" else max(values)
         if goal.excess(reached, baseline):
             missed.append(goal)
-    named = [f"{g.name} {g.limit} (the best reached is {_plain(reached[g.name])})" for g in missed or limited]
+    labelled = Costs.read(result.folder).labelled
+    named = [f"{labelled(g.name)} {g.limit} (the best reached is {_plain(reached[g.name])})" for g in missed or limited]
     return " and ".join(named) if missed else f"{' and '.join(named)} together"
 
 

@@ -38,7 +38,9 @@ def operations(lowered: Lowered, discovery: Discovery, active: Iterable[str], sa
     for node in lowered.graph.nodes:
         if node.op == "call_function" and node in lister.live:
             lister.visit(node)
-    return Workload(tuple(lister.tensors.held), tuple(_named(lister.found)), samples)
+    (output,) = (node for node in lowered.graph.nodes if node.op == "output")
+    returned = [access.tensor for node in output.all_input_nodes for access in lister.tensors.read(node)]
+    return Workload(tuple(lister.tensors.held), tuple(_named(lister.found)), samples, frozenset(returned))
 
 
 class _Lister:

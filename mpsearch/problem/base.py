@@ -85,6 +85,14 @@ class Problem(ABC):
         del name, assignment
         return {}
 
+    def arena_bytes(self, assignment: Assignment) -> int | None:
+        """Memory that holds all values at the offsets of a planner: `activation_peak_bytes`, or a little more.
+
+        None where that is not known.
+        """
+        del assignment
+        return None
+
     def probe(self) -> Probe:
         """A look at the float model, for drivers that predict before they measure. Raises `BadInput` without one."""
         raise BadInput(

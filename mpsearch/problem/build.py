@@ -21,6 +21,7 @@ from mpsearch.graph.fold import fold_batch_norm
 from mpsearch.graph.grids import SiteGrids
 from mpsearch.graph.hooks import LIMITS, HookRunner
 from mpsearch.graph.interpret import Interpreter, Stream
+from mpsearch.graph.kv_cache import cached
 from mpsearch.graph.measure import measure
 from mpsearch.graph.memo import keep_freed_memory
 from mpsearch.graph.operations import operations
@@ -28,8 +29,9 @@ from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout, pad
 from mpsearch.graph.sites import discover
 from mpsearch.graph.sparse import with_edges
+from mpsearch.graph.structure import structure
 from mpsearch.graph.workload import parameters, values
-from mpsearch.problem.costs import graph_costs, hooked_costs
+from mpsearch.problem.costs import Computed, graph_costs, hooked_costs
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
 from mpsearch.problem.rules import build_space
@@ -103,7 +105,13 @@ def assemble(
     mode = spec.quantization.bias_correction
     stored = parameters(lowered, discovery, active, corrects=mode != "none")
     made = values(lowered, discovery, active)
-    workload = operations(lowered, discovery, active, batches["validation"][0].n)
+    computed = Computed(
+        operations(lowered, discovery, active, batches["validation"][0].n),
+        stored,
+        made,
+        cached(lowered, discovery, active),
+        structure(lowered),
+    )
 
     program = compile_program(lowered, discovery, active)
     program.tensors = {name: layout(tensor, device) for name, tensor in program.tensors.items()}
@@ -121,7 +129,7 @@ def assemble(
     grids.calibrate(interpreter, calibration, wanted)
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
     runner = GraphRunner(interpreter, correction, streams, rows)
-    costs = graph_costs(spec, space, workload, stored, made, grids.packed)
+    costs = graph_costs(spec, space, computed, grids.packed)
     return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state)
 
 

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.space import Space
 from mpsearch.cost.accelerators.base import Accelerator
 from mpsearch.cost.accelerators.load import load_accelerator
+from mpsearch.cost.arena import arena_bytes
 from mpsearch.cost.device import energy, latency
+from mpsearch.cost.graph_memory import Structure, graph_measures
+from mpsearch.cost.kv_cache import cache_measures
 from mpsearch.cost.layout import device_memory, device_peak
 from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_measures
 from mpsearch.cost.model import CostModel, Measure
 from mpsearch.cost.operations import operation_measures
 from mpsearch.cost.promotions import promotions
-from mpsearch.cost.workload import Workload
+from mpsearch.cost.workload import Held, Workload
+from mpsearch.spec.card import InPlace, Layout
 from mpsearch.spec.find import find_card
 from mpsearch.spec.schema import GoalSpec, Spec
 
@@ -28,29 +34,39 @@ def accelerators(spec: Spec) -> dict[str, Accelerator]:
     return {text: load_accelerator(find_card(text, beside)) for text in texts}
 
 
-def graph_costs(
-    spec: Spec,
-    space: Space,
-    workload: Workload,
-    parameters: Sequence[Parameter],
-    values: Sequence[Value],
-    packed: PackedAt,
-) -> CostModel:
+@dataclass(frozen=True)
+class Computed:
+    """What a graph computes on one batch, stores, holds, keeps between calls, and is about."""
+
+    workload: Workload
+    parameters: Sequence[Parameter]
+    values: Sequence[Value]
+    kept: Sequence[Held]
+    structure: Structure | None
+
+
+def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) -> CostModel:
     """Every measure that follows from an assignment by arithmetic, for a model whose graph is known.
 
     Raises `BadInput` where a card does not fit the model.
     """
-    measures = {**memory_measures(parameters, values, packed), **operation_measures(workload)}
+    measures = {
+        **memory_measures(computed.parameters, computed.values, packed),
+        **cache_measures(computed.kept, packed),
+        **graph_measures(computed.structure, computed.parameters, computed.values, packed),
+        **operation_measures(computed.workload),
+    }
     status, notes = {}, []
     devices = accelerators(spec)
     for goal in spec.goals:
         if goal.accelerator is not None:
             device = devices[goal.accelerator]
-            measures[goal.measure] = _measure(goal, device, workload, parameters, values, packed)
+            measures[goal.measure] = _measure(goal, device, computed, packed)
             status[goal.measure] = device.card.status
     for device in devices.values():
-        notes += promotions(device, workload, space)
-    return CostModel(measures, status, tuple(notes), workload)
+        notes += promotions(device, computed.workload, space)
+    planned = partial(arena_bytes, Layout(), InPlace(elementwise=False), computed.values, packed)
+    return CostModel(measures, status, tuple(notes), computed.workload, planned)
 
 
 def hooked_costs(
@@ -69,22 +85,15 @@ def hooked_costs(
     return CostModel(memory_measures(parameters, values, packed, knows_lifetimes=False))
 
 
-def _measure(
-    goal: GoalSpec,
-    device: Accelerator,
-    workload: Workload,
-    parameters: Sequence[Parameter],
-    values: Sequence[Value],
-    packed: PackedAt,
-) -> Measure:
+def _measure(goal: GoalSpec, device: Accelerator, computed: Computed, packed: PackedAt) -> Measure:
     card = device.card
     match goal.name:
         case "latency_s":
-            return latency(device, workload, packed)
+            return latency(device, computed.workload, packed)
         case "energy_j":
-            return energy(device, workload, packed)
+            return energy(device, computed.workload, packed)
         case "memory_bytes":
-            return device_memory(card.layout, parameters, values, packed)
+            return device_memory(card.layout, computed.parameters, computed.values, packed)
         case "activation_peak_bytes":
-            return device_peak(card.layout, card.inplace, values, packed)
+            return device_peak(card.layout, card.inplace, computed.values, packed)
     raise BadInput(f"goals: {goal.name} has no accelerator; leave out accelerator: {goal.accelerator}.")

@@ -102,6 +102,10 @@ class ModelProblem(Problem):
     def shares(self, name: str, assignment: Assignment) -> dict[str, float]:
         return self.cost_model.shares(name, assignment)
 
+    def arena_bytes(self, assignment: Assignment) -> int | None:
+        planned = self.cost_model.arena_bytes
+        return None if planned is None else planned(assignment)
+
     def probe(self) -> ModelProbe:
         if not isinstance(self.runner, GraphRunner):
             raise BadInput(

@@ -48,7 +48,7 @@ class CastGrid(Grid):
     """The finite values of a floating-point type; what lies beyond takes the largest.
 
     Args:
-        dtype: a 16-bit floating-point type of torch.
+        dtype: a floating-point type of torch, of 16 or 32 bits.
     """
 
     dtype: torch.dtype
@@ -64,10 +64,10 @@ class CastGrid(Grid):
         return (x if x.dtype == torch.float64 else x.float()).clamp(-most, most).to(self.dtype)
 
     def code_bits(self, shape: tuple[int, ...]) -> int:
-        return 16 * prod(shape)
+        return torch.finfo(self.dtype).bits * prod(shape)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
-        return 16 * prod(shape)
+        return self.code_bits(shape)
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         return {"codes": self._cast(finite(x)).cpu().contiguous()}

@@ -1,6 +1,6 @@
 """Uniform integers, 1 to 8 and 16 bits.
 
-Text: `int BITS[:affine|:sym][:tensor|:channel|:gate|:gN][:max|:p99.99|:entropy|:mse|:gain]`.
+Text: `int BITS[:affine|:sym][:tensor|:channel|:gate|:gN][:max|:p99.99|:entropy|:mse|:gain][:nearest|:stochastic]`.
 
 * `sym`: codes -(2^(b-1) - 1) to 2^(b-1) - 1. Two bits would have three levels, so `int2` uses all four codes
   -2 to 1, and the sign of each scale is the one that loses less. `int1` is plus or minus the mean magnitude.
@@ -11,9 +11,10 @@ Text: `int BITS[:affine|:sym][:tensor|:channel|:gate|:gN][:max|:p99.99|:entropy|
   2021): 4 for an LSTM, 3 for a GRU, 1 for a projection.
 * `max`, `pNN`, `entropy`, `mse`, `gain`: how the range is found (`mpsearch.quant.calibrate`,
   `mpsearch.quant.search`). `gain` is `mse` with a penalty on the gain error, a rule of our own.
+* `nearest`, `stochastic`: how a number is rounded (`mpsearch.quant.stochastic`); 2 to 8 bits have both.
 
 Defaults: `sym:channel:gain` for weights (1 and 16 bits: `mse`), `sym:channel:mse` for embeddings, `affine:tensor:mse`
-for values.
+for values; `nearest`.
 
 Values, measured with all inputs of convolutions and linear layers of three networks (ResNets on digits and CIFAR-10,
 ViT on digits) at 2, 3, 4, 6 and 8 bits, all else float: `mse` diverges least from the float outputs in 10 of 15 cases.
@@ -68,13 +69,16 @@ from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.latest import Latest
 from mpsearch.quant.options import GRAIN, Options, refuse, short
 from mpsearch.quant.search import Codes, covering, least_loss, two_means
+from mpsearch.quant.stochastic import StochasticGrid
 
 _BITS = (*range(1, 9), 16)
 _OPTIONS = Options(
-    ("affine", "sym", "tensor", "channel", "gate", "g64", "max", "p99.99", "entropy", "mse", "gain"),
+    ("affine", "sym", "tensor", "channel", "gate", "g64", "max", "p99.99", "entropy", "mse", "gain", "nearest")
+    + ("stochastic",),
     map="affine|sym",
     grain=GRAIN,
     range=r"max|entropy|mse|gain|p[0-9]+(\.[0-9]+)?",
+    rounding="nearest|stochastic",
 )
 _PENALTY = 10.0  # of `gain`
 _DEAD = 2.0**-100  # a row of magnitudes below this is zero: the reciprocal of its scale would not be safe
@@ -87,6 +91,7 @@ class _Plan:
     map: str
     grain: str
     range: str
+    rounding: str = "nearest"
 
     @classmethod
     def default(cls, bits: float, role: Role) -> _Plan:
@@ -121,6 +126,8 @@ class _Plan:
             return "entropy needs one scale per tensor and 2 to 8 bits; for example int8:tensor:entropy."
         if self.range == "gain" and not 2 <= bits <= 8:
             return f"gain needs 2 to 8 bits, not {bits:g}; drop it."
+        if self.rounding == "stochastic" and not 2 <= bits <= 8:
+            return f"stochastic rounding needs 2 to 8 bits, not {bits:g}; drop it."
         return None
 
 
@@ -167,7 +174,8 @@ def _fit_codes(blocks: Sequence[Tensor], shape: tuple[int, ...], bits: int, plan
         scales.append((scale.double() * largest).masked_fill(dead, 1.0).float())
         zeros.append(zero.to(torch.int32))
     scale, zero = (grain.gather(numbers, shape) for numbers in (scales, zeros))
-    return AffineGrid(bits, codes.qmin, codes.qmax, scale, zero if affine else None, grain)
+    kind = StochasticGrid if plan.rounding == "stochastic" else AffineGrid
+    return kind(bits, codes.qmin, codes.qmax, scale, zero if affine else None, grain)
 
 
 def _fit_one_bit(blocks: Sequence[Tensor], shape: tuple[int, ...], bits: int, plan: _Plan, grain: Grain) -> BinaryGrid:

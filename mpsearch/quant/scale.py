@@ -45,11 +45,12 @@ class Levels:
     most: float
 
 
-def fit_scale(sample: Tensor, grain: Grain, levels: Levels, rule: str) -> Tensor:
-    """Scales for `sample`, float32 as `Grain.gather` gives them; 1 where there is nothing but zero.
+def fit_scale(sample: Tensor, grain: Grain, levels: Levels, rule: str, dead: float = 1.0) -> Tensor:
+    """Scales for `sample`, float32 as `Grain.gather` gives them.
 
     Args:
         rule: `max` (the largest level meets the largest magnitude), `mse` or `gain`.
+        dead: the scale where there is nothing but zero.
 
     Raises:
         ValueError: on NaN, infinity or no elements.
@@ -57,8 +58,8 @@ def fit_scale(sample: Tensor, grain: Grain, levels: Levels, rule: str) -> Tensor
     scales = []
     for block in grain.rows(finite(sample).cpu()):  # on the CPU: equal grids everywhere
         largest = block.abs().amax(dim=1).double()
-        dead = largest < DEAD
-        rows, often = _sampled((block / largest.masked_fill(dead, torch.inf)[:, None]).float())
+        nothing = largest < DEAD
+        rows, often = _sampled((block / largest.masked_fill(nothing, torch.inf)[:, None]).float())
         if rule == "max":
             scale = torch.full_like(largest, 1 / levels.most)
         else:
@@ -67,7 +68,7 @@ def fit_scale(sample: Tensor, grain: Grain, levels: Levels, rule: str) -> Tensor
                 for part in torch.split(rows, max(1, _BLOCK // rows.shape[1]))
             ]
             scale = torch.cat(found).double()
-        scales.append((scale * largest).masked_fill(dead, 1.0).float())
+        scales.append((scale * largest).masked_fill(nothing, dead).float())
     return grain.gather(scales, sample.shape).to(sample.device)
 
 

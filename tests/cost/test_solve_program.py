@@ -105,3 +105,15 @@ def test_the_solver_prints_nothing(capfd):
     best(score, costs, [float(1.6 * tightest(cost)) for cost in costs])
     print("after")
     assert capfd.readouterr().out == "after\n"
+
+
+def test_a_row_of_very_different_numbers():
+    """The relaxation without bounded coefficients ends in no known state."""
+    first = Terms.of(
+        [[2, 0, 0], [26, 2241636, 2102], [168036074, 0, 0]],
+        joint={(1, 2): [[0, 0, 0], [0, 0, 0], [0, 20, 63]], (0, 1): [[0, 0, 0], [2, 0, 0], [2, 0, 0]]},
+    )
+    second = Terms.of([[0, 0, 0], [375023, 0, 14], [0, 0, 0]])
+    cost = Cost((first, second))
+    every = list(np.ndindex(3, 3, 3))
+    assert tightest(cost) == cost(every).min()

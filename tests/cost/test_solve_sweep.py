@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_problems import enumerated, front_of, problems
 
+from mpsearch.core.errors import OutOfResources
+from mpsearch.cost.solve import elimination
 from mpsearch.cost.solve.front import front
 from mpsearch.cost.solve.sweep import sweep
 from mpsearch.cost.terms import Cost, Terms
@@ -13,8 +15,10 @@ from mpsearch.cost.terms import Cost, Terms
 MODERATE = settings(max_examples=150, deadline=None)
 
 
-def plain(costs):
-    return problems(costs=costs, rows=1, joint=False, choices=5)
+def sums(costs):
+    """Problems whose scores are plain sums, and whose costs are sums, half of the time plain ones."""
+    plain, joint = (problems(costs=costs, rows=1, joint=joint, choices=n) for joint, n in ((False, 5), (True, 4)))
+    return st.one_of(plain, joint)
 
 
 def points(found):
@@ -36,7 +40,7 @@ def corners(x, y):
 
 
 @MODERATE
-@given(plain(1))
+@given(sums(1))
 def test_one_cost_has_every_corner_and_nothing_off_the_front(problem):
     score, (cost,), _ = problem
     cost = Cost(cost.rows, cost.per)
@@ -47,7 +51,7 @@ def test_one_cost_has_every_corner_and_nothing_off_the_front(problem):
 
 
 @MODERATE
-@given(plain(3), st.booleans())
+@given(sums(3), st.booleans())
 def test_several_costs_stay_on_the_front(problem, given_prices):
     score, costs, _ = problem
     costs = [Cost(cost.rows, cost.per) for cost in costs]
@@ -78,12 +82,19 @@ def test_thousands_of_choices():
     assert points(some) <= points(whole)
 
 
-def test_what_is_no_plain_sum_is_refused():
+def test_what_is_no_sum_is_refused():
     terms = Terms.of([[1, 2]])
-    with pytest.raises(ValueError, match="plain sums"):
+    with pytest.raises(ValueError, match="costs that are sums"):
         sweep([np.zeros(2)], [Cost((terms, terms))])
     with pytest.raises(ValueError, match=r"positive numbers \[directions, 1 costs\]"):
         sweep([np.zeros(2)], [Cost((terms,))], [[0.0]])
+
+
+def test_too_much_together_is_refused(monkeypatch):
+    monkeypatch.setattr(elimination, "_WIDEST", 8)
+    cost = Cost((Terms.of([[0, 0, 0]] * 3, joint={(0, 1): np.ones((3, 3), int), (1, 2): np.ones((3, 3), int)}),))
+    with pytest.raises(OutOfResources, match="9 combinations"):
+        sweep([np.zeros(3)] * 3, [cost])
 
 
 def test_the_sweep_meets_the_front_at_its_ends():

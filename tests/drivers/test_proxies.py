@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
+from mpsearch.cost.solve.solutions import evenly, spread
 from mpsearch.cost.terms import Cost
 from mpsearch.drivers.fisher import Fisher
 from mpsearch.drivers.hessian import Hessian
-from mpsearch.drivers.proxy import controls, evenly, spread, weighed
+from mpsearch.drivers.proxy import controls, weighed
 from mpsearch.drivers.sensitivity import Sensitivity
 from mpsearch.engine.proxies import arms, beside_controls, hypervolumes
 from mpsearch.engine.report import markdown
@@ -28,7 +29,7 @@ from mpsearch.engine.run import run
 from mpsearch.engine.views import View
 from mpsearch.problem.probe import Estimate
 from mpsearch.spec.schema import Spec
-from mpsearch.testing.toy import SENSITIVITY, SIZE, Toy, toy_spec
+from mpsearch.testing.toy import PRICES, SENSITIVITY, SIZE, Toy, toy_spec
 from mpsearch.testing.toy_probe import ToyProbe
 
 
@@ -44,6 +45,7 @@ def searched(folder: Path, driver: str, problem: type[Toy] = Toy, **more: Any) -
 def equal_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Layers of one size: in the toy the sensitive ones are small, and so costs alone tell what to keep wide."""
     monkeypatch.setattr("mpsearch.testing.toy.SIZE", (128,) * 4)
+    monkeypatch.setitem(PRICES, "memory_bytes", ((128,) * 4, 8))
 
 
 class Blind(Toy):

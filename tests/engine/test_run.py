@@ -40,8 +40,8 @@ def test_files_tell_what_the_result_says(tmp_path):
     assert load_result(tmp_path) == replace(result, seconds=round(result.seconds, 3))
     document = json.loads((tmp_path / "front.json").read_text())
     assert list(document) == [
-        *("schema", "status", "goals", "baseline", "uniform", "members", "nearest", "picks", "hypervolume"),
-        *("reference", "evaluations", "forward_equivalents", "seconds", "driver", "seed"),
+        *("schema", "status", "goals", "measure_status", "baseline", "uniform", "members", "nearest", "picks"),
+        *("hypervolume", "reference", "evaluations", "forward_equivalents", "seconds", "driver", "seed"),
     ]
     assert (document["schema"], document["status"]) == ("mpsearch.front/1", "complete")
     assert document["goals"][0] == {"name": "accuracy", "direction": "max", "limit": None}

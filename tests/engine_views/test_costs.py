@@ -16,6 +16,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.engine import plots, report
 from mpsearch.engine.compare import compare
 from mpsearch.engine.costs import MEANING, Costs, gathered, shortened
+from mpsearch.engine.limits import unmet
 from mpsearch.engine.load import load_result
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.views import View
@@ -96,7 +97,7 @@ def test_every_place_that_shows_a_latency_says_what_it_is(tmp_path: Path, monkey
     hover = view.hover(view.front[0])
     assert "latency_s@nvidia-t4 (analytic)" in hover
     heads = [str(column.header) for column in front_table(view, view.shown()).columns]
-    assert "latency_s@nvidia-t4\n(analytic)" in heads
+    assert "latency_s\n@nvidia-t4\n(analytic)" in heads
     text = report.markdown(view)
     for name in ("latency_s@nvidia-t4", "latency_s@esb-zcu102"):
         bare = text.replace(f"{name} (analytic)", "").replace(f"`{name}` (analytic)", "")
@@ -111,13 +112,18 @@ def test_the_report_has_what_a_reader_of_the_figures_needs(tmp_path: Path, monke
     result = run_on(tmp_path / "run", monkeypatch, status="calibrated", limit="<= baseline * 0.5")
     section = report.markdown(View.of(result)).partition("## Accelerators")[2].partition("##")[0]
     assert "`nvidia-t4` (roofline), **calibrated**" in section
-    assert "Fitted to 8 measured runs, 3.5 % off on others on average. Dense peaks; no sparsity." in section
+    assert "Fitted to 8 measured runs, on average 3.5% off on others. Dense peaks; no sparsity." in section
     assert NOTE in section
     assert MEANING["calibrated"] in section
     assert "one batch (100 samples scored)" in section
     whole = report.markdown(View.of(result))
     assert "`latency_s@nvidia-t4 <= baseline * 0.5` (calibrated) (= 18 µs) on validation" in whole
     assert "analytic" not in whole
+
+
+def test_a_limit_that_nothing_meets_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = run_on(tmp_path / "run", monkeypatch, limit="<= 3e-6")
+    assert unmet(result) == "latency_s@nvidia-t4 (analytic) <= 3e-06 (the best reached is 2.25e-06) together"
 
 
 def test_a_run_without_accelerators_has_no_labels(make_result: Make, tmp_path: Path) -> None:
@@ -129,7 +135,8 @@ def test_a_run_without_accelerators_has_no_labels(make_result: Make, tmp_path: P
 
 def test_runs_compare_where_their_figures_are_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [run_on(tmp_path / f"run{seed}", monkeypatch, seed=seed) for seed in range(2)]
-    assert "least latency_s@nvidia-t4 (analytic)" in compare(runs).head
+    assert "least latency_s@nvidia-t4 (analytic)" in compare(runs, tmp_path / "both.html").head
+    assert "latency_s@nvidia-t4 (analytic) 36 µs" in (tmp_path / "both.html").read_text()
     (runs[0].folder / "costs.json").unlink()
     assert "least latency_s@nvidia-t4 (analytic)" in compare(runs).head
     with_shares(runs[0], {}, status={"latency_s@nvidia-t4": "calibrated"})

@@ -57,7 +57,7 @@ class OnCards(Toy):
 
 
 def device(card: str, status: str = "analytic", note: str | None = "Dense peaks; no sparsity.") -> Device:
-    return Device(card, "roofline", status, note, anchors=8 * (status == "calibrated"), heldout_mape=3.5)
+    return Device(card, "roofline", status, note, anchors=8 * (status == "calibrated"), heldout_mape=0.035)
 
 
 def run_on(

@@ -314,3 +314,20 @@ def test_convolutions_of_any_shape(drawn: list[tuple[nn.Module, tuple[int, ...]]
             assert gemm.m * made.in_channels == x.numel()
             assert operation.reduction == max(1, operation.macs / y.numel())
         assert (gemm.count, operation.write.elements) == (made.groups, y.numel())
+
+
+def test_what_a_model_returns_is_marked():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            hidden = self.layer(x)
+            return hidden, hidden + 1
+
+    lowered = lower(Both().eval(), (torch.ones(2, 4),))
+    workload = operations(lowered, discover(lowered), [])
+    written = {access.tensor for operation in workload.operations for access in operation.writes}
+    assert workload.outputs == written
+    assert len(written) == 2

@@ -35,6 +35,8 @@ def canonical(text: str, role: Role, quantizer: Quantizer | None = None) -> str:
         ("int4:max:g32:affine", WEIGHT, "int4:affine:g32:max"),
         ("int8:p99.990", VALUE, "int8:p99.99"),
         ("int16", VALUE, "int16"),
+        ("int4:stochastic:max", VALUE, "int4:max:stochastic"),
+        ("int4:nearest", WEIGHT, "int4"),
         ("int8:tensor:entropy", WEIGHT, "int8:tensor:entropy"),
     ],
 )
@@ -62,6 +64,8 @@ def test_defaults_are_left_out(text: str, role: Role, expected: str) -> None:
         ("int4:gian", WEIGHT, "unknown option 'gian'. Did you mean 'gain'"),
         ("int8:entropy", WEIGHT, "one scale per tensor.*int8:tensor:entropy"),
         ("int16:entropy", VALUE, "2 to 8 bits"),
+        ("int16:stochastic", VALUE, "stochastic rounding needs 2 to 8 bits"),
+        ("int1:stochastic", WEIGHT, "stochastic rounding needs 2 to 8 bits"),
     ],
 )
 def test_what_does_not_exist_is_refused(text: str, role: Role, words: str) -> None:

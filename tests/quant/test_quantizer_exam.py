@@ -17,8 +17,12 @@ from mpsearch.quant.integer import Integer
 from mpsearch.quant.microscaling import Microscaling
 from mpsearch.quant.multibit import Multibit
 from mpsearch.quant.nvfp import Nvfp
+from mpsearch.quant.planes import Planes
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.quant.product import CodebookGrid, Product
+from mpsearch.quant.rowscale import RowScale
+from mpsearch.quant.sparse import Sparse
+from mpsearch.quant.subtensor import Subtensor
 from mpsearch.spec import registry
 from mpsearch.testing.quantizers import QuantizerExam
 
@@ -49,6 +53,13 @@ class TestIntegerGroups(QuantizerExam):
 @pytest.mark.parametrize("text", ["int16", "int16:affine:channel:max"])
 @pytest.mark.parametrize("role", BOTH)
 class TestIntegerSixteen(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [Integer()])
+@pytest.mark.parametrize("text", ["int2:stochastic", "int4:affine:channel:stochastic", "int8:tensor:max:stochastic"])
+@pytest.mark.parametrize("role", BOTH)
+class TestIntegerStochastic(QuantizerExam):
     pass
 
 
@@ -166,7 +177,69 @@ class TestProduct(QuantizerExam):
         return grid.codebook.numel()
 
 
+@pytest.mark.parametrize("quantizer", [Planes()])
+@pytest.mark.parametrize(
+    "text", ["planes1", "planes1:sym:tensor", "planes2", "planes3:affine:channel:max", "planes4:sym:mse", "planes8"]
+)
+@pytest.mark.parametrize("role", BOTH)
+class TestPlanes(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [Planes()])
+@pytest.mark.parametrize("text", ["planes2:g16", "planes3:affine:g7"])
+@pytest.mark.parametrize("role", [Role.EMBEDDING])
+class TestPlanesGroups(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [Subtensor()])
+@pytest.mark.parametrize("text", ["sub2", "sub3:n2:affine", "sub4:n1", "sub8:n3:blocks:affine:max", "sub5:n100:mse"])
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.EMBEDDING])
+class TestSubtensor(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "text", "role"), [(RowScale(), "rowscale1", role) for role in (Role.FEATURE, Role.ACTIVATION)]
+)
+class TestRowScale(QuantizerExam):
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """The exam's channel axis is the first one; values of rows are made with them."""
+        return x.numel() + 32 * (1 if x.dim() < 2 else x[0].numel())
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        return prod(shape)
+
+
+@pytest.mark.parametrize("quantizer", [Sparse()])
+@pytest.mark.parametrize("text", ["sparse1", "sparse3:max", "sparse8", "sparse16", "sparse32"])
+@pytest.mark.parametrize("role", [*BOTH, Role.FEATURE])
+class TestSparse(QuantizerExam):
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """Pointers, indices, codes of what is not zero once it is quantized."""
+        rows, n = (1, x.numel()) if x.dim() < 2 else (len(x), x[0].numel())
+        if not role.is_parameter and x.dim() > 1:
+            rows, n = n, rows
+        entries = int(grid.round_trip(x).count_nonzero())
+        return 32 * (rows + 1) + entries * (max(1, math.ceil(math.log2(n))) + Format.parse(text).bits)
+
+
 def test_all_that_are_registered_are_examined() -> None:
-    examined = {Integer, Float, BrainFloat, Microscaling, Nvfp, Esb, PowerOfTwo, Multibit, Product}
+    examined = {
+        Integer,
+        Float,
+        BrainFloat,
+        Microscaling,
+        Nvfp,
+        Esb,
+        PowerOfTwo,
+        Multibit,
+        Product,
+        Planes,
+        Subtensor,
+        RowScale,
+        Sparse,
+    }
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))

@@ -33,7 +33,7 @@ class Reduced:
     together: list[Key]
 
 
-def reduced(rows: Sequence[Tables], sizes: Sequence[int]) -> Reduced:
+def presolved(rows: Sequence[Tables], sizes: Sequence[int]) -> Reduced:
     """Least of the first of `rows` with bounds on the others, without what that does not need."""
     options, left = [np.arange(size) for size in sizes], [dict(row) for row in rows]
     pending = set(range(len(sizes)))

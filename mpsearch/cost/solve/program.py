@@ -24,7 +24,7 @@ from scipy.sparse import coo_array, csr_array
 
 from mpsearch.core.errors import NothingFeasible
 from mpsearch.cost.solve.elimination import least
-from mpsearch.cost.solve.presolve import Tables, reduced
+from mpsearch.cost.solve.presolve import Tables, presolved
 from mpsearch.cost.terms import Cost, Terms
 
 Floats = NDArray[np.float64]
@@ -154,7 +154,7 @@ class _Program:
         if any([len(row) for row in terms.unary] != sizes for terms, _ in rows):
             raise ValueError("score and costs are not about the same options.")
         self._rows = rows
-        left = reduced([score, *(terms.tables for terms, _ in rows)], sizes)
+        left = presolved([score, *(terms.tables for terms, _ in rows)], sizes)
         self._options, self._together = left.options, left.together
         self._score, *self._costs = left.rows
         self._forbidden: list[tuple[int, ...]] = []
@@ -187,13 +187,16 @@ class _Program:
             radius = min(above, widest, max(10 * radius, 1e-6 * widest)) * (1 + 1e-6)
 
     def _relax(self) -> tuple[float, Floats] | None:
-        """Optimum of the relaxation and reduced cost [columns]; None where even that is infeasible."""
+        """Optimum of the relaxation and reduced cost [columns]; None where even that is infeasible.
+
+        Where the solver loses its way in the digits, what holds of any optimum: all columns count then.
+        """
         (flows, at), (limits, bounds) = self._flows, self._limits
         found = linprog(self._weights, limits, bounds, flows, at, bounds=(0, None), method="highs")
         if found.status == 2:
             return None
         if found.status != 0:
-            raise RuntimeError(f"the relaxation was not solved: {found.message}")
+            return 0.0, np.zeros(len(self._weights))
         return float(found.fun), np.maximum(found.lower.marginals, 0)
 
     def _integer(self, core: NDArray[np.intp], gap: float) -> NDArray[np.intp] | None:
@@ -282,15 +285,19 @@ class _Program:
 
     @cached_property
     def _bounded(self) -> tuple[Floats, Floats]:
-        """Rows in units of their common divisor, bounds half a unit up: no whole number is near them."""
+        """Rows in units of their common divisor, bounds half a unit up: no whole number is near them.
+
+        What is over a bound alone is as good as just over it; that keeps the numbers of a row alike.
+        """
         matrix, bounds = [], []
         for (terms, bound), tables in zip(self._rows, self._costs, strict=True):
             row, constant = self._columns(tables)
             unit = int(np.gcd.reduce(row)) or 1
-            left = (bound - int(constant) - terms.constant) // unit + 0.5
-            scale = min(1.0, _LARGEST / (int(row.max()) // unit or 1))
-            matrix.append(row // unit * scale)
-            bounds.append(left * scale)
+            left = (bound - int(constant) - terms.constant) // unit
+            row = np.minimum(row // unit, max(left + 1, 0))
+            scale = min(1.0, _LARGEST / (int(row.max()) or 1))
+            matrix.append(row * scale)
+            bounds.append((left + 0.5) * scale)
         return np.array(matrix).reshape(len(matrix), self._flows[0].shape[1]), np.array(bounds)
 
 
