@@ -32,6 +32,7 @@ from mpsearch.graph.ops import (
     aten,
     is_call,
     is_float,
+    normalized,
     root,
     to_root,
 )
@@ -85,6 +86,7 @@ class _Discoverer:
         self._messages()
         self._inputs()
         self._residuals()
+        self._norms()
         ranked = sorted(self.found.items(), key=lambda item: item[1][0])
         return Discovery([Found(site, node, part) for (node, part), (_, site) in ranked], self.ties)
 
@@ -155,12 +157,17 @@ class _Discoverer:
 
     def _attention(self) -> None:
         for block in attention.find(self.nodes, self.live):
-            tied = [
-                self._add(node, f"{block.name}:{name}", Role.ACTIVATION, -1)
+            keeps = block.probs.meta.get("is_causal", False)  # keys and values of the tokens so far
+            names = {
+                name: self._add(
+                    node, f"{block.name}:{name}", Role.CACHE if keeps and name != "q" else Role.ACTIVATION, -1
+                )
                 for name, node in attention.owners(block).items()
                 if node in self.live and is_float(node)
-            ]
-            tied = list(dict.fromkeys(tied))
+            }
+            if keeps:
+                names.pop("q", None)  # gone with its token
+            tied = list(dict.fromkeys(names.values()))
             if len(tied) > 1:
                 self.ties.append(("qkv", tuple(tied)))
             operands = (block.query, block.key, block.value)
@@ -218,6 +225,14 @@ class _Discoverer:
             tied = tuple(dict.fromkeys(name for name in names if name))
             if len(tied) > 1:
                 self.ties.append(("residual", tied))
+
+    def _norms(self) -> None:
+        """Inputs of normalizations that are no site yet: not of a layer, nor of the addition that goes around one."""
+        for node in self.nodes:
+            x = normalized(node)
+            if x is not None:
+                path = module_path(node)
+                self._value(x, f"{path}:in" if path else "in", Role.ACTIVATION, -1)
 
 
 def live_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:
