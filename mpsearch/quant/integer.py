@@ -73,7 +73,10 @@ from mpsearch.quant.stochastic import StochasticGrid
 
 _BITS = (*range(1, 9), 16)
 _OPTIONS = Options(
-    tuple("affine sym tensor channel gate g64 max p99.99 entropy mse gain nearest stochastic".split()),
+    (
+        *("affine", "sym", "tensor", "channel", "gate", "g64"),
+        *("max", "p99.99", "entropy", "mse", "gain", "nearest", "stochastic"),
+    ),
     map="affine|sym",
     grain=GRAIN,
     range=r"max|entropy|mse|gain|p[0-9]+(\.[0-9]+)?",
