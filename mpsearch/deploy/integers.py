@@ -13,7 +13,7 @@ from mpsearch.core.format import FP32, Format
 from mpsearch.deploy.onnx_call import value_fits, weight_fits
 from mpsearch.graph import attention
 from mpsearch.graph.interpret import Grids
-from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, PARTS, PRODUCTS, RESHAPES, SOFTMAX, aten
+from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, PARTS, PRODUCTS, RESHAPES, SHAPE_ONLY, SOFTMAX, aten
 from mpsearch.graph.program import Kind, Program, Ref, Step
 
 MOVES = (
@@ -33,6 +33,8 @@ WEIGHTED = CONVOLUTIONS | LINEAR
 PRODUCES = PRODUCTS | {attention.scores, attention.mixed}
 JOINS = {aten.add.Tensor, aten.mul.Tensor}
 MAPS = SOFTMAX | {attention.softmax, aten.sigmoid.default, aten.leaky_relu.default, aten.avg_pool2d.default}
+FUSED = {aten.relu.default, aten.leaky_relu.default, aten.elu.default, aten.tanh.default}
+"""Activation functions that runtimes fuse with a linear layer on floats, sooner than they look for integers."""
 NEEDS_CODES = CONVOLUTIONS | JOINS | MAPS
 """Operators whose integer kernels write codes."""
 
@@ -48,7 +50,7 @@ def integer_steps(program: Program, grids: Grids, formats: Sequence[Format]) -> 
     fits = [_fits(grids, i, site.role.is_parameter, fmt) for i, (site, fmt) in pairs]
     readers: list[list[Step]] = [[] for _ in steps]
     for step in steps:
-        for source in step.inputs:
+        for source in step.inputs if step.call not in SHAPE_ONLY else ():
             readers[source].append(step)
     coded: set[int] = set()
     """Steps whose value is codes."""
@@ -64,7 +66,7 @@ def integer_steps(program: Program, grids: Grids, formats: Sequence[Format]) -> 
             moved = steps[step.inputs[0]]
             if moved.index in coded and moved.kind is not Kind.PARAMETER:
                 coded.add(step.index)
-        elif _reads_codes(step, coded) and (step.call not in NEEDS_CODES or _writes_codes(step, readers, fits)):
+        elif _reads_codes(step, coded) and _is_free(step, readers[step.index], fits):
             found.add(step.index)
     return frozenset(found)
 
@@ -86,6 +88,11 @@ def _reads_codes(step: Step, coded: set[int]) -> bool:
     return all(isinstance(a, Ref) and a.step in coded for a in operands)
 
 
-def _writes_codes(step: Step, readers: list[list[Step]], fits: list[bool]) -> bool:
-    mine = readers[step.index]
-    return len(mine) == 1 and mine[0].kind is Kind.VALUE and fits[mine[0].site or 0]
+def _is_free(step: Step, readers: list[Step], fits: list[bool]) -> bool:
+    """Whether what becomes of the result of `step` lets it run on integers."""
+    if len(readers) != 1:
+        return step.call not in NEEDS_CODES
+    (reader,) = readers
+    if step.call in NEEDS_CODES:
+        return reader.kind is Kind.VALUE and fits[reader.site or 0]
+    return step.call not in LINEAR or reader.call not in FUSED

@@ -89,13 +89,18 @@ class Call:
         )
         return writer.dequantize(stored, f"{operand.name}.float")
 
-    def along(self, x: Value, result: str) -> Value:
-        """`result`, which moved the numbers of `x` and changed none: on the same grid, if `x` has one for all."""
+    def along(self, x: Value, result: str, shape: tuple[int, ...] | None = None) -> Value:
+        """`result`, which moved the numbers of `x` and changed none: on the same grid, if `x` has one for all.
+
+        Args:
+            shape: of the result, where it is not that of the call.
+        """
+        sizes = self.shape if shape is None else shape
         if x.codes is None or x.codes.axis is not None:
-            return Value(result, x.dtype, self.shape)
+            return Value(result, x.dtype, sizes)
         codes = x.codes
         moved = replace(codes, name=self.writer.quantize(result, codes, f"{result}.codes"), source=result)
-        return Value(self.writer.dequantize(moved, f"{result}.float"), x.dtype, self.shape, moved)
+        return Value(self.writer.dequantize(moved, f"{result}.float"), x.dtype, sizes, moved)
 
 
 Converter = Callable[..., Any]

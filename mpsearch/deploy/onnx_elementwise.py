@@ -223,6 +223,7 @@ ELEMENTWISE: dict[object, Converter] = {
     aten.rsqrt.default: rsqrt,
     aten.silu.default: silu,
     **dict.fromkeys((aten.clamp.default, aten.clamp_min.default), clamp),
+    aten.relu6.default: lambda c, x: clamp(c, x, 0.0, 6.0),
     aten.hardtanh.default: lambda c, x, low=-1.0, high=1.0: clamp(c, x, low, high),
     aten.leaky_relu.default: lambda c, x, slope=0.01: c.main("LeakyRelu", x.name, alpha=float(slope)),
     aten.gelu.default: gelu,

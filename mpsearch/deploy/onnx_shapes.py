@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -80,14 +81,16 @@ def sliced(
 
 
 def select(c: Call, x: Value, axis: int, index: int) -> Value:
-    return c.along(x, c.main("Gather", x.name, c.writer.number(index, torch.int64), axis=axis))
+    left = [n for i, n in enumerate(x.shape) if i != axis % len(x.shape)]
+    return c.along(x, c.main("Gather", x.name, c.writer.number(index, torch.int64), axis=axis), tuple(left))
 
 
 def split(c: Call, x: Value, sizes: Sequence[int] | int, axis: int = 0) -> list[Value]:
     n = x.shape[axis]
     parts = [min(sizes, n - at) for at in range(0, n, sizes)] if isinstance(sizes, int) else list(sizes)
     made = c.writer.calls("Split", [x.name, c.writer.integers(parts)], len(parts), c.step.name, axis=axis)
-    return [c.along(x, name) for name in made]
+    before, behind = x.shape[: axis % len(x.shape)], x.shape[axis % len(x.shape) + 1 :]
+    return [c.along(x, name, (*before, part, *behind)) for name, part in zip(made, parts, strict=True)]
 
 
 def chunk(c: Call, x: Value, parts: int, axis: int = 0) -> list[Value]:
@@ -156,10 +159,16 @@ def scatter(
     names = {"sum": "add", "amax": "max", "amin": "min"}
     if reduce not in names:
         raise NotImplementedError(f"scattering by {reduce}")
-    reduction = names[reduce]
-    if not include_self and reduction != "add":  # what nobody scatters to keeps its own: it stands below all others
-        raise NotImplementedError(f"scattering by {reduce} without what is there")
-    return c.main("ScatterElements", x.name, at.name, source.name, axis=axis, reduction=reduction)
+    w, reduction = c.writer, names[reduce]
+    if include_self:
+        return c.main("ScatterElements", x.name, at.name, source.name, axis=axis, reduction=reduction)
+    if reduction == "add":
+        raise NotImplementedError("scattering by sum without what is there")
+    # onto what every number beats; where nothing is scattered to, what is there stays
+    start = w.number({"max": -math.inf, "min": math.inf}[reduction], c.dtype)
+    empty = w.call("Expand", start, w.call("Shape", x.name))
+    found = c.main("ScatterElements", empty, at.name, source.name, axis=axis, reduction=reduction)
+    return w.call("Where", w.call("Equal", found, start), x.name, found)
 
 
 def index_add(c: Call, x: Value, axis: int, at: Value, source: Value, alpha: float = 1) -> str:

@@ -89,6 +89,8 @@ class Writer:
         made = [name] if results == 1 else [self.name(f"{name}.{i}") for i in range(results)]
         given = {key: value for key, value in attributes.items() if value is not None}
         read = [one or "" for one in inputs]
+        while read and not read[-1]:  # onnxruntime 1.31 crashes on a last input that is named but not there
+            read.pop()
         self.nodes.append(onnx.helper.make_node(operator, read, made, name=name, **given))
         return made
 

@@ -20,6 +20,9 @@ from mpsearch.cost.solve.program import Joint, Scores, best, tables
 from mpsearch.cost.solve.solutions import Solutions, at_levels
 from mpsearch.cost.terms import Cost
 
+_ENOUGH = 100
+"""Points of several sums at which no program is solved to find more."""
+
 
 def front(
     score: Scores,
@@ -35,8 +38,8 @@ def front(
         limits: the most that each cost may measure, in its own unit; None for any.
         joint: what options of several choices add to the score together.
         most: points at most. A larger front is thinned to points that are even on the log of the costs, and then
-            `complete` is False. Where a part of a unit of several costs counts as a whole one, another point that is
-            less than a unit dearer may be better.
+            `complete` is False; against several sums it may be thinned to fewer. Where a part of a unit of several
+            costs counts as a whole one, another point that is less than a unit dearer may be better.
 
     Raises `NothingFeasible` where no assignment is within the limits, and `OutOfResources` where the front of one cost
     is too large to hold and `most` is not given.
@@ -54,7 +57,7 @@ def front(
     if most is not None and costs and not joint and all(len(cost.rows) == 1 for cost in costs):
         with suppress(OutOfResources):
             some = priced(score, costs, given, most)
-            if len(some.score) >= most:
+            if len(some.score) >= min(most, _ENOUGH):
                 return some
     solver = Boxes(score, costs, given, joint)
     found = solver.all(most)

@@ -203,23 +203,24 @@ class _Program:
         """Columns of the core that the optimum over it takes; None where nothing is feasible."""
         (flows, at), (limits, bounds) = self._flows, self._limits
         weights = self._weights[core]
-        with _silence():
-            found = milp(
-                weights * (_OBJECTIVE / (weights.max() or 1.0)),
-                integrality=core < self._starts[-1],
-                bounds=Bounds(0, 1),
-                constraints=[
-                    LinearConstraint(flows[:, core], at, at),
-                    LinearConstraint(limits[:, core], -np.inf, bounds),
-                ],
-                options={"mip_rel_gap": gap},
-            )
-        if found.status == 2:
-            return None
-        if found.status != 0:
-            raise RuntimeError(f"the program was not solved: {found.message}")
-        chosen: NDArray[np.intp] = core[found.x > 0.5]
-        return chosen
+        for presolve in (True, False):  # with it the solver is faster, and now and then ends in an error
+            with _silence():
+                found = milp(
+                    weights * (_OBJECTIVE / (weights.max() or 1.0)),
+                    integrality=np.ones(len(core)),  # joint columns, too, or it solves for them again, which may fail
+                    bounds=Bounds(0, 1),
+                    constraints=[
+                        LinearConstraint(flows[:, core], at, at),
+                        LinearConstraint(limits[:, core], -np.inf, bounds),
+                    ],
+                    options={"mip_rel_gap": gap, "presolve": presolve},
+                )
+            if found.status == 2:
+                return None
+            if found.status == 0:
+                chosen: NDArray[np.intp] = core[found.x > 0.5]
+                return chosen
+        raise RuntimeError(f"the program was not solved: {found.message}")
 
     def _picked(self, columns: NDArray[np.intp]) -> tuple[int, ...]:
         """The option of each choice, from the columns that are taken."""
