@@ -1,4 +1,4 @@
-"""Image classification: accuracy and log-loss of a small convolutional network, transformer or perceptron."""
+"""Image classification: accuracy and log-loss of a small convolutional, recurrent or other network."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ImageClassification(Objective):
     """Measures `accuracy` and `log_loss` (nats).
 
     Args:
-        model: `mlp`, `cnn` (10-layer ResNet) or `vit` on scikit-learn's 8x8 digits, trained on first use;
-            or, with data files, `digits_resnet10` (16x16 digits) or `cifar_resnet20`.
+        model: `mlp`, `cnn` (10-layer ResNet), `vit`, or `lstm` and `gru`, which read row by row, on scikit-learn's
+            8x8 digits, trained on first use; or, with data files, `digits_resnet10` (16x16 digits) or `cifar_resnet20`.
         batch_size: images in a batch, at least 2.
         validation: how many images the search scores at most, evenly spaced; None for all of the split.
     """

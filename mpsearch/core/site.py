@@ -58,6 +58,7 @@ class Site:
         shape: of the parameter, or of the value for one batch as exported (batch axis included).
         axis: the output-channel axis of a parameter; the channel axis of a value. Per-channel grids run along it.
         bin: the nodes whose rows of a value these are; None for all of it.
+        gates: of a recurrent matrix, how many gates lie one after the other along `axis`; 0 for anything else.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Site:
     shape: tuple[int, ...]
     axis: int = 0
     bin: Bin | None = None
+    gates: int = 0
 
     @property
     def whole(self) -> str:

@@ -117,7 +117,7 @@ class Operation:
         macs: multiply-accumulates.
         weight, value: places in `reads` of the two operands of its products: the weight (key, probabilities, edge
             weight), and the activation. None where it multiplies nothing, by a plain constant, or by what never leaves
-            the kernel (the state of a recurrent layer, the probabilities of a fused attention), which is float32.
+            the kernel (a state of a recurrent layer, or probabilities, without a choice), which is float32.
         gemm: sizes of its matrix product.
         is_first: whether its value is an input of the model.
         more_writes: further results: slices that have a format each, final states.

@@ -113,7 +113,13 @@ def value_fits(grid: Grid | None) -> bool:
 
 def weight_fits(grid: Grid | None) -> bool:
     """Whether integer kernels read weights on this grid: at most 8 bits, symmetric, one scale or one per channel."""
-    return _is_affine(grid) and grid.bits <= 8 and grid.zero_point is None and grid.grain.group is None
+    return (
+        _is_affine(grid)
+        and grid.bits <= 8
+        and grid.zero_point is None
+        and grid.grain.group is None
+        and grid.grain.blocks is None
+    )
 
 
 def _is_affine(grid: Grid | None) -> TypeGuard[AffineGrid]:

@@ -7,9 +7,9 @@ second derivative), sparse products become gather and scatter, and recurrent lay
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from mpsearch.graph import attention, spmm
 from mpsearch.graph.ops import RECURRENT, is_call
 from mpsearch.graph.program import Kind, Program, Ref
+
+K = TypeVar("K", bound=Hashable)
 
 
 @contextmanager
@@ -42,13 +44,13 @@ def leaves(program: Program) -> dict[int, Tensor]:
 
 def replay(
     program: Program, inputs: Sequence[Any], parameters: Mapping[int, Tensor]
-) -> tuple[list[Any], dict[int, Tensor]]:
+) -> tuple[list[Any], dict[int, list[Tensor]]]:
     """Run the float program on flat `inputs` with `parameters` by site index.
 
-    Returns its flat outputs, and by site index the activation values that the sites would quantize; gradients flow to
-    and through both.
+    Returns its flat outputs, and by site index the activation values that the sites would quantize, of a state one per
+    step of its recurrence; gradients flow to and through both.
     """
-    found: dict[int, Tensor] = {}
+    found: dict[int, list[Tensor]] = {}
     values: list[Any] = []
     given = iter(inputs)
 
@@ -67,7 +69,8 @@ def replay(
             assert step.site is not None
             value = values[step.inputs[0]]
             value = torch.relu(value) if step.after_relu else value.view_as(value)
-            found[step.site] = value = value.requires_grad_() if torch.is_grad_enabled() else value
+            value = value.requires_grad_() if torch.is_grad_enabled() else value
+            found.setdefault(step.site, []).append(value)
         elif step.kind is Kind.CALL:
             assert step.call is not None
             value = _DIFFERENTIABLE.get(step.call, step.call)(*fill(step.arguments), **fill(step.keywords))
@@ -94,7 +97,7 @@ def block_traces(
         yield [0.0 if p is None else float((p * x).sum(dtype=torch.float64)) for p, x in zip(product, v, strict=True)]
 
 
-def squared_gradients(losses: Iterable[Tensor], variables: Mapping[int, Tensor]) -> dict[int, Tensor]:
+def squared_gradients(losses: Iterable[Tensor], variables: Mapping[K, Tensor]) -> dict[K, Tensor]:
     """Mean over `losses` of the squared gradient by each variable: not the square of the mean gradient."""
     total = {key: torch.zeros_like(variable) for key, variable in variables.items()}
     count = 0

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import ObjectiveFailed
 from mpsearch.core.format import FP32, Format
@@ -30,9 +31,12 @@ class SiteGrids:
         self._index = {site.name: i for i, site in enumerate(program.sites)}
         self._bank = Bank(self._sample, limit_bytes)
         self._packed: dict[tuple[str, Format], Packed] = {}
-        made = [s for s in program.steps if s.kind is Kind.VALUE and s.site is not None]
-        self._source = {s.site: s.sample for s in made}
-        self._after_relu = {s.site for s in made if s.after_relu}
+        self._sources: dict[int, list[int]] = {}  # a state has one per step of its recurrence
+        self._after_relu: set[int] = set()
+        for step in program.steps:
+            if step.kind is Kind.VALUE and step.site is not None:
+                self._sources.setdefault(step.site, []).append(step.sample)
+                self._after_relu |= {step.site} if step.after_relu else set()
         self._current: tuple[int, Tensor] | None = None
         self._calibration: tuple[Interpreter, Stream] | None = None
 
@@ -64,11 +68,13 @@ class SiteGrids:
         program = self._program
         self._calibration = (interpreter, stream)
         sites_of: dict[int, list[int]] = {}
-        for site, source in self._source.items():
-            sites_of.setdefault(source, []).append(site)
+        for site, sources in self._sources.items():
+            for source in sources:
+                sites_of.setdefault(source, []).append(site)
+        seen: dict[int, dict[int, Any]] = {}
 
-        def fit(site: int, value: Any = None) -> None:
-            self._current = None if value is None else (site, self._joined(site, value))
+        def fit(site: int, values: list[Any] | None = None) -> None:
+            self._current = None if values is None else (site, self._joined(site, values))
             for fmt in wanted.get(site, ()):
                 if fmt != FP32:
                     try:
@@ -77,17 +83,25 @@ class SiteGrids:
                         raise ObjectiveFailed(f"site {program.sites[site].name!r} in {fmt}: {error}") from error
             self._current = None
 
+        def take(source: int, value: Any) -> None:
+            for site in sites_of.get(source, ()):
+                sources, parts = self._sources[site], seen.setdefault(site, {})
+                parts[source] = value if len(sources) == 1 else pytree.tree_map(Tensor.clone, value)
+                if len(parts) == len(sources):
+                    fit(site, [parts[i] for i in sources])
+                    del seen[site]
+
         def visit(step: Step, value: Any) -> None:
-            for site in sites_of.get(step.index, ()):
-                fit(site, value)
+            take(step.index, value)
 
         interpreter.assign([FP32] * len(program.sites))
         constants = interpreter.constants(stream)
         for site in range(len(program.sites)):
-            if site not in self._source:
+            if site not in self._sources:
                 fit(site)
-            elif not program.steps[self._source[site]].upstream:
-                fit(site, constants[self._source[site]])
+        for source in sites_of:
+            if not program.steps[source].upstream:
+                take(source, constants[source])
         if sites_of:
             interpreter.pull(stream, list(sites_of), visit)
 
@@ -99,21 +113,23 @@ class SiteGrids:
     def _sample(self, name: str) -> Tensor:
         """Float tensor of a site: the parameter, or the value on the calibration batches."""
         site = self._index[name]
-        if site not in self._source:
+        if site not in self._sources:
             return self._program.tensors[name]
         if self._current is not None and self._current[0] == site:
             return self._current[1]
         assert self._calibration is not None
         interpreter, stream = self._calibration
-        before, source = interpreter.formats, self._source[site]
+        before, sources = interpreter.formats, self._sources[site]
         interpreter.assign([FP32] * len(before))
-        value = interpreter.pull(stream, [source])[source]
+        values = interpreter.pull(stream, sources)
         interpreter.assign(before)
-        return self._joined(site, value)
+        return self._joined(site, [values[source] for source in sources])
 
-    def _joined(self, site: int, value: Any) -> Tensor:
-        """What a site quantizes, given the value before it: after the ReLU it took over, batches along axis 0."""
-        joined = torch.cat(list(value)) if isinstance(value, list) else value
+    def _joined(self, site: int, values: list[Any]) -> Tensor:
+        """What a site quantizes, given the values before it: after the ReLU it took over; batches and steps along
+        axis 0."""
+        parts = pytree.tree_leaves(values)
+        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
         return torch.relu(joined) if site in self._after_relu else joined
 
 

@@ -38,6 +38,13 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear, nn.Embedding, nn.LSTM, nn.GRU)
 
 
+def _gates(module: nn.Module, parameter: Tensor) -> int:
+    """Gates along the rows of a matrix of a recurrent module; 1 for its projection, 0 for other modules."""
+    if not isinstance(module, nn.RNNBase):
+        return 0
+    return len(parameter) // module.hidden_size if len(parameter) % module.hidden_size == 0 else 1
+
+
 class HookRunner(Runner):
     """Runs the model itself, its weights swapped and its layer inputs quantized on the way in.
 
@@ -149,7 +156,7 @@ class HookRunner(Runner):
                     known.add(owner)
                     role = Role.WEIGHT if id(parameter) in multiplied else Role.EMBEDDING
                     axis = 1 if isinstance(module, _TRANSPOSED) else 0
-                    yield Site(owner, role, tuple(parameter.shape), axis)
+                    yield Site(owner, role, tuple(parameter.shape), axis, _gates(module, parameter))
 
     def _sample(self, name: str) -> Tensor:
         if name in self._parameters:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from mpsearch.graph import attention
+from mpsearch.graph import attention, recurrent
 from mpsearch.graph.export import Lowered
-from mpsearch.graph.ops import ATTENTION, SOFTMAX, is_call
+from mpsearch.graph.ops import ATTENTION, RECURRENT, SOFTMAX, is_call
 from mpsearch.graph.products import macs
 
 
@@ -36,6 +36,8 @@ def measure(lowered: Lowered, inputs: Sequence[Any]) -> tuple[Any, ...]:
             result = node.target(*arguments, **keywords)
             if is_call(node, ATTENTION):
                 node.meta["shapes"] = attention.part_shapes(arguments)
+            if is_call(node, RECURRENT):
+                node.meta["shapes"] = recurrent.state_shapes(node)
             if is_call(node, ATTENTION | SOFTMAX):
                 node.meta["is_causal"] = attention.is_causal(node, arguments, keywords, result)
         values[node] = result

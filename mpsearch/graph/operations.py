@@ -7,16 +7,18 @@ passing are always three operations; whether one kernel does all of it is for th
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import fx
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.site import Role
 from mpsearch.cost.workload import Access, Gemm, Kind, Operation, Workload
-from mpsearch.graph import kinds, products
+from mpsearch.graph import kinds, products, recurrent
 from mpsearch.graph.bin_operations import by_bin
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import numel
@@ -119,35 +121,60 @@ class _Lister:
         self._add(node, Kind.MATMUL, [probs, value], out, probs, value, second, word="matmul")
 
     def _recurrent(self, node: fx.Node, made: list[fx.Node]) -> None:
-        """One operation per matrix. Gates and state never leave the kernel; a layer's output does."""
+        """One operation per matrix. Gates never leave the kernel; a layer's output does.
+
+        States leave it where one of them has a choice: then they are read and written at every step, and a layer that
+        is not the last one gives its hidden states.
+        """
         matrices = products.matrices(node)
-        states = [source for source in pytree.tree_leaves(node.args[1]) if isinstance(source, fx.Node)]
+        given = [source for source in pytree.tree_leaves(node.args[1]) if isinstance(source, fx.Node)]
+        states = self._states(node)
         directions = sum(matrix.is_last for matrix in matrices if matrix.layer == 0)
-        below: Operand = node.args[0]
+        below: list[Any] = [node.args[0]]
         for layer in range(matrices[-1].layer + 1):
             mine = [matrix for matrix in matrices if matrix.layer == layer]
-            above: Operand = (node, layer)
+            above: list[Any] = [(node, layer)]
+            writes: list[Access] = []
             if layer == matrices[-1].layer:
                 writes = [a for result in made for a in self.tensors.write(result)]
+            elif states:
+                above = [(node, f"hidden_{matrix.suffix}") for matrix in mine if matrix.is_last]
             else:
                 elements = mine[0].gemm.m * mine[1].gemm.k * directions
-                writes = self.tensors.inside(above, f"{owner(node)}:l{layer}".lstrip(":"), elements)
+                writes = self.tensors.inside((node, layer), f"{owner(node)}:l{layer}".lstrip(":"), elements)
             for matrix in mine:
-                value = below if matrix.reads_input else states[0] if is_call(node, CELLS) else None
-                reads = [below]
-                if not matrix.reads_input:
-                    reads, states = states, []  # all of them once
+                own = [part for part in (f"hidden_{matrix.suffix}", f"cell_{matrix.suffix}") if part in states]
+                reads, value = (below, below[0]) if matrix.reads_input else ([], None)
+                written: list[Access] = []
+                if matrix.reads_state:
+                    reads, given = [*((node, part) for part in own), *given], []  # given ones are read once
+                    value = reads[0] if own or is_call(node, CELLS) else None
+                    written += [access for part in own[1:] for access in states[part]]
+                if matrix.is_last:
+                    written = [Access(a.tensor, a.elements // directions) for a in writes] + written
+                    written += [access for part in own[:1] for access in states[part]]
                 self._add(
                     node,
                     Kind.RECURRENT,
                     [*reads, matrix.weight, *matrix.biases],
-                    [Access(a.tensor, a.elements // directions) for a in writes] if matrix.is_last else [],
+                    written,
                     matrix.weight,
                     value,
                     matrix.gemm,
                     word=str(root(matrix.weight).target).rpartition(".")[2],
                 )
             below = above
+
+    def _states(self, node: fx.Node) -> dict[str, list[Access]]:
+        """What a recurrent layer writes of each state, over all steps, by its part; nothing where none has a choice."""
+        sites = {part: self.tensors.sites[node, part] for part in node.meta.get("shapes", ())}
+        if not self.active.intersection(site.name for site in sites.values()):
+            return {}
+        steps = recurrent.steps(node)
+        return {
+            part: self.tensors.inside((node, part), site.name, math.prod(site.shape), steps)
+            for part, site in sites.items()
+        }
 
     def _contraction(self, node: fx.Node) -> None:
         """The products of an `einsum` or a bilinear layer, from left to right; what is between them stays inside."""

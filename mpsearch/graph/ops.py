@@ -90,6 +90,7 @@ UNARY = {
     aten.max_pool2d_with_indices.default,
     aten.avg_pool2d.default,
 }
+NORMS = {aten.layer_norm.default, aten.rms_norm.default}
 SOFTMAX = {aten.softmax.int, aten._softmax.default}
 GATHERS = {aten.index_select.default, aten.index.Tensor, aten.gather.default}
 SCATTERS = {
@@ -159,6 +160,27 @@ def to_root(node: Any) -> Iterator[Any]:
 def is_slice(node: Any) -> bool:
     """Whether `node` is a part of another value (or that with zeros around it)."""
     return is_call(node, PARTS) or (is_call(node, {operator.getitem}) and is_call(node.args[0], PARTS))
+
+
+def normalized(node: Any) -> fx.Node | None:
+    """What `node` normalizes over its last axes: the input of a layer or RMS norm, or x where a model writes out
+    x * rsqrt(mean(x^2) + eps). None for any other call."""
+    if is_call(node, NORMS):
+        return node.args[0]
+    if not is_call(node, {aten.rsqrt.default}):
+        return None
+    mean = node.args[0]
+    while is_call(mean, {aten.add.Tensor, aten.add.Scalar}):
+        mean = mean.args[0]
+    square = mean.args[0] if is_call(mean, {aten.mean.dim}) else None
+    x = square.args[0] if is_call(square, _SQUARES) else None
+    if x is None or (square.target is not aten.square.default and square.args[1] not in (2, x)):
+        return None
+    scaled = any(is_call(user, {aten.mul.Tensor}) and x in user.args for user in node.users)
+    return x if scaled else None
+
+
+_SQUARES = {aten.pow.Tensor_Scalar, aten.square.default, aten.mul.Tensor}
 
 
 def ancestors(node: fx.Node) -> Iterator[fx.Node]:

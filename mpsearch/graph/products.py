@@ -143,7 +143,9 @@ class Matrix:
     Args:
         weight, biases: its nodes.
         layer: number of its layer.
-        reads_input: whether it is multiplied with the input of its layer, and not with the state.
+        suffix: its layer and direction, as torch names parameters: `l0`, `l0_reverse`.
+        reads_input, reads_state: whether it is multiplied with the input of its layer, or with the hidden state; a
+            projection is with neither.
         is_last: whether it is the last that its layer needs, in its direction.
     """
 
@@ -151,7 +153,9 @@ class Matrix:
     biases: tuple[fx.Node, ...]
     gemm: Gemm
     layer: int
+    suffix: str
     reads_input: bool
+    reads_state: bool
     is_last: bool
 
 
@@ -178,8 +182,9 @@ def matrices(node: fx.Node) -> list[Matrix]:
             n, k = weight.meta["shape"]
             gemm = Gemm(samples * steps, n, k) if i == 0 else Gemm(samples, n, k, steps)
             own = biases[i] if i < len(biases) else ()
-            layer = number * layers // len(groups)
-            found.append(Matrix(weight, own, gemm, layer, i == 0, i == len(weights) - 1))
+            layer, way = divmod(number, len(groups) // layers)
+            suffix = f"l{layer}_reverse" if way else f"l{layer}"
+            found.append(Matrix(weight, own, gemm, layer, suffix, i == 0, i == 1, i == len(weights) - 1))
     return found
 
 

@@ -16,9 +16,9 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.site import Site
-from mpsearch.graph import attention, spmm
+from mpsearch.graph import attention, recurrent, spmm
 from mpsearch.graph.export import Lowered, replace
-from mpsearch.graph.ops import LINEAR, SHAPE_ONLY, WEIGHTED, aten, is_call, root
+from mpsearch.graph.ops import LINEAR, RECURRENT, SHAPE_ONLY, WEIGHTED, aten, is_call, root
 from mpsearch.graph.rows import put_rows, take_rows
 from mpsearch.graph.sites import Discovery
 
@@ -138,21 +138,21 @@ def compile_program(lowered: Lowered, discovery: Discovery, active: Iterable[str
     found = [f for f in discovery.found if f.site.name in names]
     sites = tuple(f.site for f in found)
     parameter_site: dict[fx.Node, int] = {}
-    written_out: dict[fx.Node, dict[str, fx.Node]] = {}
+    written_out: dict[fx.Node, dict[str, list[fx.Node]]] = {}
     for index, f in enumerate(found):
         if f.site.role.is_parameter:
             parameter_site[f.node] = index
             continue
         node = f.node
         if f.part is not None and node not in written_out:
-            written_out[node] = attention.write_out(lowered.graph, node)
-        if node in written_out:  # a site on the attention's own output sits on what replaced it
-            node = written_out[node][f.part or "out"]
-        with lowered.graph.inserting_after(node):
-            marker = lowered.graph.call_function(at_site, (node, index))
-        marker.meta = {**node.meta, "macs": 0}
-        # of an input that is quantized, what reads the shape alone still reads the input, and depends on no site
-        replace(node, marker, keep=SHAPE_ONLY if node.op == "placeholder" else set())
+            written_out[node] = _written_out(lowered.graph, node)
+        # a site on the attention's own output sits on what replaced it; a state is quantized at every step
+        for value in written_out[node][f.part or "out"] if node in written_out else [node]:
+            with lowered.graph.inserting_after(value):
+                marker = lowered.graph.call_function(at_site, (value, index))
+            marker.meta = {**value.meta, "macs": 0}
+            # of an input that is quantized, what reads the shape alone still reads the input, and depends on no site
+            replace(value, marker, keep=SHAPE_ONLY if value.op == "placeholder" else set())
     spmm.fuse(lowered.graph)
     _absorb_relu(lowered.graph)
     steps = _steps(lowered, sites, parameter_site)
@@ -160,6 +160,13 @@ def compile_program(lowered: Lowered, discovery: Discovery, active: Iterable[str
     downstream = [[s.index for s in steps if s.upstream >> i & 1] for i in range(len(sites))]
     corrected = [s.index for s in steps if s.corrected is not None]
     return Program(steps, sites, downstream, corrected, lowered.tensors, lowered.out_spec, lowered.padded)
+
+
+def _written_out(graph: fx.Graph, node: fx.Node) -> dict[str, list[fx.Node]]:
+    """Replace a fused operator by what it does. Returns the nodes of its parts."""
+    if is_call(node, RECURRENT):
+        return recurrent.write_out(graph, node)
+    return {part: [made] for part, made in attention.write_out(graph, node).items()}
 
 
 def _absorb_relu(graph: fx.Graph) -> None:

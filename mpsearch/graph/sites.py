@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from mpsearch.core.site import Role, Site
-from mpsearch.graph import attention, messages
+from mpsearch.graph import attention, messages, recurrent
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.ops import (
     ADDED_PRODUCTS,
@@ -32,6 +32,7 @@ from mpsearch.graph.ops import (
     aten,
     is_call,
     is_float,
+    normalized,
     root,
     to_root,
 )
@@ -39,7 +40,7 @@ from mpsearch.graph.ops import (
 
 @dataclass(frozen=True)
 class Found:
-    """A site and the node it sits on: a `get_attr`, the value itself, or an attention node and one of its parts."""
+    """A site and the node it sits on: a `get_attr`, the value itself, or an attention or recurrent node and a part."""
 
     site: Site
     node: fx.Node
@@ -80,15 +81,24 @@ class _Discoverer:
 
     def run(self) -> Discovery:
         self._weights()
+        self._states()
         self._attention()
         self._messages()
         self._inputs()
         self._residuals()
+        self._norms()
         ranked = sorted(self.found.items(), key=lambda item: item[1][0])
         return Discovery([Found(site, node, part) for (node, part), (_, site) in ranked], self.ties)
 
     def _add(
-        self, node: fx.Node, name: str, role: Role, axis: int, at: int | None = None, part: str | None = None
+        self,
+        node: fx.Node,
+        name: str,
+        role: Role,
+        axis: int,
+        at: int | None = None,
+        part: str | None = None,
+        gates: int = 0,
     ) -> str:
         """Register a site unless the node has one; its name either way."""
         if (node, part) in self.found:
@@ -98,7 +108,7 @@ class _Discoverer:
             unique, n = f"{name}_{n}", n + 1
         self.names.add(unique)
         shape = node.meta["shapes"][part] if part else node.meta["shape"]
-        site = Site(unique, role, tuple(shape), axis % max(1, len(shape)))
+        site = Site(unique, role, tuple(shape), axis % max(1, len(shape)), gates)
         self.found[node, part] = (self.order[node] if at is None else at, site)
         return unique
 
@@ -128,16 +138,36 @@ class _Discoverer:
                 continue
             role = Role.EMBEDDING if all(is_call(user, EMBEDDINGS) for user, _ in users) else Role.WEIGHT
             axis = next((axis for user, axis in users if not is_call(user, EMBEDDINGS)), users[0][1])
-            self._add(source, str(source.target), role, axis, at=min(self.order[user] for user, _ in users))
+            at = min(self.order[user] for user, _ in users)
+            gates = next((recurrent.matrix_gates(user)[source] for user, _ in users if is_call(user, RECURRENT)), 0)
+            self._add(source, str(source.target), role, axis, at, gates=gates)
+
+    def _states(self) -> None:
+        """What recurrent layers keep between steps. Two directions of a layer are joined, so they decide together."""
+        for node in self.nodes:
+            if not is_call(node, RECURRENT) or node not in self.live:
+                continue
+            path = owner(node)
+            hidden: dict[str, list[str]] = {}
+            for part in node.meta["shapes"]:
+                name = self._add(node, f"{path}:{part}" if path else part, Role.STATE, -1, part=part)
+                if part.startswith("hidden"):
+                    hidden.setdefault(part.removesuffix("_reverse"), []).append(name)
+            self.ties += [("residual", tuple(tied)) for tied in hidden.values() if len(tied) > 1]
 
     def _attention(self) -> None:
         for block in attention.find(self.nodes, self.live):
-            tied = [
-                self._add(node, f"{block.name}:{name}", Role.ACTIVATION, -1)
+            keeps = block.probs.meta.get("is_causal", False)  # keys and values of the tokens so far
+            names = {
+                name: self._add(
+                    node, f"{block.name}:{name}", Role.CACHE if keeps and name != "q" else Role.ACTIVATION, -1
+                )
                 for name, node in attention.owners(block).items()
                 if node in self.live and is_float(node)
-            ]
-            tied = list(dict.fromkeys(tied))
+            }
+            if keeps:
+                names.pop("q", None)  # gone with its token
+            tied = list(dict.fromkeys(names.values()))
             if len(tied) > 1:
                 self.ties.append(("qkv", tuple(tied)))
             operands = (block.query, block.key, block.value)
@@ -195,6 +225,14 @@ class _Discoverer:
             tied = tuple(dict.fromkeys(name for name in names if name))
             if len(tied) > 1:
                 self.ties.append(("residual", tied))
+
+    def _norms(self) -> None:
+        """Inputs of normalizations that are no site yet: not of a layer, nor of the addition that goes around one."""
+        for node in self.nodes:
+            x = normalized(node)
+            if x is not None:
+                path = module_path(node)
+                self._value(x, f"{path}:in" if path else "in", Role.ACTIVATION, -1)
 
 
 def live_nodes(nodes: Iterable[fx.Node]) -> set[fx.Node]:

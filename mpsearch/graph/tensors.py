@@ -41,11 +41,13 @@ class Tensors:
         self.held: list[Held] = []
         self.place: dict[Operand, int] = {}
         self.bins: dict[int, Rows] = {}
+        self.times: dict[Inner, int] = {}
 
     def read(self, operand: Operand) -> list[Access]:
         """The tensors that the numbers of `operand` lie in; none for what follows from sizes alone."""
         if isinstance(operand, tuple):
-            return [Access(self.place[operand], self.held[self.place[operand]].elements)]
+            place = self.place[operand]
+            return [Access(place, self.held[place].elements * self.times[operand])]
         if operand in self.holders.of:
             *path, maker = self.holders.path(operand)
             elements = min(numel(n) for n in (*path, maker) if isinstance(n.meta.get("val"), Tensor))
@@ -64,12 +66,13 @@ class Tensors:
         found = [Access(self._value(maker), left)] if left else []
         return found + [Access(self._value(part), numel(part)) for part in self.holders.slices.get(maker, ())]
 
-    def inside(self, operand: Inner, name: str, elements: int) -> list[Access]:
-        """What an operator holds inside, written."""
+    def inside(self, operand: Inner, name: str, elements: int, times: int = 1) -> list[Access]:
+        """What an operator holds inside, written `times` times over, and read as often."""
         site = self.sites.get(operand)
         rows = value_rows(site) if site else 1
         held = Held(name, elements, rows, site=site.name if site else None)
-        return [Access(self._hold(operand, held), elements)]
+        self.times[operand] = times
+        return [Access(self._hold(operand, held), elements * times)]
 
     def role(self, node: fx.Node) -> Role | None:
         """The role of the site of the tensor that `node` lies in."""

@@ -100,12 +100,13 @@ class ModelProbe(Probe):
         covered = 0.0
         with differentiable(self._program):
             for part in single_samples(self._objective, self._runner, self._batches, variables):
-                wanted = {**{s: variables[s] for s in self._parameters}, **{s: part.values[s] for s in self._values}}
+                made = {(site, i): value for site in self._values for i, value in enumerate(part.values[site])}
+                wanted = {(site, 0): variables[site] for site in self._parameters} | made
                 squares = squared_gradients(part.losses, wanted)
                 for site in self._parameters:
-                    diagonal[site] += squares[site] * part.share
-                for site in self._values:
-                    both = (part.values[site].detach(), squares[site])
+                    diagonal[site] += squares[site, 0] * part.share
+                for (site, i), found in made.items():
+                    both = (found.detach(), squares[site, i])
                     value, square = (self._runner.cut(x, "calibration", part.batch) for x in both)
                     totals[site] += float(square.sum(dtype=torch.float64)) * part.share
                     elements[site] += square.numel()
@@ -143,7 +144,8 @@ class ModelProbe(Probe):
             with torch.no_grad():
                 _, values = replay(self._program, self._inputs(i), variables)
             for site in self._values:
-                add(site, self._runner.cut(values[site], "calibration", i))
+                for value in values[site]:
+                    add(site, self._runner.cut(value, "calibration", i))
         names = {site: self._program.sites[site].name for site in self._options}
         return {n: errors[s] for s, n in names.items()}, {n: squares[s] for s, n in names.items()}
 

@@ -73,6 +73,11 @@ def canonical(fmt: Format, site: Site) -> Format:
     """`fmt` as recorded: the options that are defaults of the site's role left out. Raises `BadInput`."""
     if fmt.is_float32:
         return fmt
+    if "gate" in fmt.options and not site.gates:
+        raise BadInput(
+            f"format {str(fmt)!r}: {site.name!r} has no gates; only matrices of recurrent layers have "
+            "(match them by name, for example '*.weight_?h_l*'). Use tensor or channel."
+        )
     return _quantizer(fmt.scheme).canonical(fmt, site.role)
 
 

@@ -26,13 +26,13 @@ class Part:
 
     Args:
         batch: of the calibration split.
-        values: activation values by site index.
+        values: activation values by site index; of a state, one per step of its recurrence.
         losses: one scalar per sample looked at; gradients flow.
         share: samples that were run, over all of the calibration set.
     """
 
     batch: int
-    values: Mapping[int, Tensor]
+    values: Mapping[int, Sequence[Tensor]]
     losses: Iterator[Tensor]
     share: float
 
@@ -52,7 +52,7 @@ def single_samples(
     step = -(-total // MOST)
     program = runner.interpreter.program
 
-    def run(inputs: Sequence[Any]) -> tuple[Any, dict[int, Tensor]]:
+    def run(inputs: Sequence[Any]) -> tuple[Any, dict[int, list[Tensor]]]:
         flat, values = gradients.replay(program, inputs, parameters)
         return pytree.tree_unflatten([on_cpu(leaf) for leaf in flat], program.out_spec), values
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from mpsearch.core.format import Format
 from mpsearch.core.site import Site
 from mpsearch.quant.grid import Grid, Quantizer
+from mpsearch.quant.options import counted
 from mpsearch.spec import registry
 
 _Key = tuple[str, Format]
@@ -39,7 +40,8 @@ class Bank:
         """The grid of `site` in `fmt`. Raises `BadInput` on an unknown format, `ValueError` on NaN or infinity."""
         key = site.name, fmt
         if key not in self._grids:
-            self._grids[key] = self._quantizer(fmt).fit(self._sample(site.name), fmt, site.role, site.axis)
+            told = counted(fmt, site.gates)
+            self._grids[key] = self._quantizer(fmt).fit(self._sample(site.name), told, site.role, site.axis)
         return self._grids[key]
 
     def get(self, site: Site, fmt: Format) -> tuple[Tensor, Grid]:

@@ -19,23 +19,35 @@ class Grain:
         axis: the channel axis; None for one scale per tensor.
         group: consecutive elements, of each channel's flattened other axes, that share a scale; a partial
             last group counts as one. None for one scale per channel.
+        blocks: the channels lie in so many blocks of equal size that share a scale each: the gates of a recurrent
+            matrix. None for one scale per channel.
     """
 
     axis: int | None = None
     group: int | None = None
+    blocks: int | None = None
 
     @classmethod
     def named(cls, word: str, axis: int) -> Grain:
-        """The grain that the option `tensor`, `channel` or `gN` of a format names, for this channel axis."""
+        """The grain that the option `tensor`, `channel`, `gateN` or `gN` of a format names, for this channel axis."""
         if word == "tensor":
             return cls()
+        if word.startswith("gate"):
+            return cls(axis, blocks=int(word.removeprefix("gate")))
         return cls(axis, int(word[1:]) if word.startswith("g") else None)
 
     def rows(self, x: Tensor) -> list[Tensor]:
-        """Elements that share a scale as rows: float32 [rows, n] blocks, the last one of partial groups if any."""
+        """Elements that share a scale as rows: float32 [rows, n] blocks, the last one of partial groups if any.
+
+        Raises `ValueError` where the channels are no blocks of equal size.
+        """
         if self.axis is None or x.dim() == 0:
             return [x.reshape(1, -1).float().contiguous()]
         channels = x.movedim(self.axis, 0).reshape(x.shape[self.axis], -1).float().contiguous()
+        if self.blocks is not None:
+            if len(channels) % self.blocks:
+                raise ValueError(f"{len(channels)} channels are not {self.blocks} gates of equal size.")
+            return [channels.reshape(self.blocks, -1)]
         if self.group is None:
             return [channels]
         whole = channels.shape[1] // self.group * self.group
@@ -43,7 +55,7 @@ class Grain:
         return [block for block in blocks if block.numel()]
 
     def gather(self, blocks: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-        """Numbers per row of `rows` as one tensor: [] per tensor, [channels] or [channels, groups]."""
+        """Numbers per row of `rows` as one tensor: [] per tensor, [channels], [blocks] or [channels, groups]."""
         if self.axis is None or len(shape) == 0:
             return blocks[0].reshape(())
         if self.group is None:
@@ -55,6 +67,8 @@ class Grain:
         if numbers.dim() == 0 or self.axis is None:
             return numbers
         channels, *others = shape[self.axis], *(n for i, n in enumerate(shape) if i != self.axis % len(shape))
+        if self.blocks is not None:
+            numbers = numbers.repeat_interleave(channels // self.blocks)
         if self.group is None:
             return numbers.reshape(channels, *(1 for _ in others)).movedim(0, self.axis)
         size = torch.Size(others).numel()

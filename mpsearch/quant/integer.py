@@ -1,12 +1,15 @@
 """Uniform integers, 1 to 8 and 16 bits.
 
-Text: `int BITS[:affine|:sym][:tensor|:channel|:gN][:max|:p99.99|:entropy|:mse|:gain|:rows][:nearest|:stochastic]`.
+Text: `int BITS[:affine|:sym][:GRAIN][:RANGE][:nearest|:stochastic]`, GRAIN one of `tensor`, `channel`, `gate`, `gN`;
+RANGE one of `max`, `p99.99`, `entropy`, `mse`, `gain`, `rows`.
 
 * `sym`: codes -(2^(b-1) - 1) to 2^(b-1) - 1. Two bits would have three levels, so `int2` uses all four codes
   -2 to 1, and the sign of each scale is the one that loses less. `int1` is plus or minus the mean magnitude.
 * `affine`: codes 0 to 2^b - 1, one of them exactly zero. `int1` is the two ends of the range, which by `mse` are the
   two values of least squared error.
 * `tensor`, `channel`, `gN`: one scale for all, per channel, or per N consecutive elements of a channel.
+* `gate`: one scale per gate of a recurrent matrix (Li, Alvarez, "On the quantization of recurrent neural networks",
+  2021): 4 for an LSTM, 3 for a GRU, 1 for a projection.
 * `max`, `pNN`, `entropy`, `mse`, `gain`: how the range is found (`mpsearch.quant.calibrate`,
   `mpsearch.quant.search`). `gain` is `mse` with a penalty on the gain error, a rule of our own.
 * `rows`: the range of SGQuant (Feng et al., arXiv 2007.05100), for what lies on nodes and edges of a graph: from the
@@ -93,7 +96,7 @@ from mpsearch.quant.stochastic import StochasticGrid
 _BITS = (*range(1, 9), 16)
 _OPTIONS = Options(
     (
-        *("affine", "sym", "tensor", "channel", "g64"),
+        *("affine", "sym", "tensor", "channel", "gate", "g64"),
         *("max", "p99.99", "entropy", "mse", "gain", "rows", "nearest", "stochastic"),
     ),
     map="affine|sym",

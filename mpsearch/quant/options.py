@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.format import Format
 
-GRAIN = "tensor|channel|g[1-9][0-9]*"
+GRAIN = "tensor|channel|gate[1-9]?|g[1-9][0-9]*"
+"""How many numbers share a scale. `gate` is one gate of a recurrent matrix; the bank writes how many the matrix has
+(`gate4`), since only the site knows."""
 
 
 class Options:
@@ -40,6 +42,12 @@ class Options:
 def short(fmt: Format, words: Mapping[str, str], defaults: Mapping[str, str]) -> Format:
     """`fmt` with the options `words`, those left out that are defaults."""
     return Format(fmt.scheme, fmt.bits, tuple(word for kind, word in words.items() if word != defaults[kind]))
+
+
+def counted(fmt: Format, gates: int) -> Format:
+    """`fmt` with its `gate`, if it has that, told how many gates there are."""
+    words = tuple(f"gate{gates}" if word == "gate" else word for word in fmt.options)
+    return fmt if words == fmt.options else Format(fmt.scheme, fmt.bits, words)
 
 
 def refuse(fmt: Format, why: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Image classifiers by name: three trained on 8x8 digits in seconds, two with weights in files."""
+"""Image classifiers by name: five trained on 8x8 digits in seconds, two with weights in files."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mpsearch.zoo import digits
 from mpsearch.zoo.cache import trained
 from mpsearch.zoo.files import data_file
 from mpsearch.zoo.resnet import ResNet10, ResNet20
+from mpsearch.zoo.rows import RowReader
 from mpsearch.zoo.train import Recipe, fit_batches, jittered
 from mpsearch.zoo.vit import ViT
 
@@ -109,6 +110,7 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
     return model.eval()
 
 
+_READING = Recipe(epochs=60, learning_rate=0.01, batch_size=32, weight_decay=0.05, jitter=0.05)
 CLASSIFIERS: dict[str, Entry] = {
     "mlp": _on_digits("mlp", _perceptron, Recipe(epochs=60, learning_rate=0.01, batch_size=32)),
     "cnn": _on_digits("cnn", ResNet10, Recipe(epochs=20, learning_rate=0.01, batch_size=32, weight_decay=0.05)),
@@ -117,6 +119,8 @@ CLASSIFIERS: dict[str, Entry] = {
         ViT,
         Recipe(epochs=60, learning_rate=0.005, batch_size=32, weight_decay=0.1, smoothing=0.1, jitter=0.08),
     ),
+    "lstm": _on_digits("lstm", lambda: RowReader(nn.LSTM), _READING),
+    "gru": _on_digits("gru", lambda: RowReader(nn.GRU), _READING),
     "digits_resnet10": Entry(_resnet10, _resnet10_rows),
     "cifar_resnet20": Entry(_resnet20, _cifar_rows),
 }

@@ -30,8 +30,12 @@ class Pool(nn.Module):
 
 
 class Fused(nn.Module):
+    def __init__(self, is_causal: bool = False) -> None:
+        super().__init__()
+        self.is_causal = is_causal
+
     def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v)
+        return F.scaled_dot_product_attention(q, k, v, is_causal=self.is_causal)
 
 
 class SelfAttention(nn.Module):
@@ -71,7 +75,18 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
     "nn.Embedding": (lambda: nn.Embedding(9, 4), (TOKENS,)),
     "nn.MultiheadAttention": (SelfAttention, (randn(2, 5, 8),)),
     "F.scaled_dot_product_attention": (Fused, tuple(randn(2, 2, 5, 4, seed=s) for s in range(3))),
+    "nn.LayerNorm": (lambda: nn.LayerNorm(4), (randn(2, 5, 4),)),
+    "nn.RMSNorm": (lambda: nn.RMSNorm(4), (randn(2, 5, 4),)),
+    "F.scaled_dot_product_attention(is_causal=True)": (
+        lambda: Fused(is_causal=True),
+        tuple(randn(2, 2, 5, 4, seed=s) for s in range(3)),
+    ),
     "nn.LSTM": (lambda: nn.LSTM(4, 4, batch_first=True), (randn(2, 5, 4),)),
+    "nn.LSTM(bidirectional=True)": (
+        lambda: nn.LSTM(4, 4, batch_first=True, bidirectional=True),
+        (randn(2, 5, 4),),
+    ),
+    "nn.LSTM(proj_size=2)": (lambda: nn.LSTM(4, 4, batch_first=True, proj_size=2), (randn(2, 5, 4),)),
     "nn.GRU": (lambda: nn.GRU(4, 4, batch_first=True), (randn(2, 5, 4),)),
     "nn.RNN": (lambda: nn.RNN(4, 4, batch_first=True), (randn(2, 5, 4),)),
     "nn.LSTMCell": (lambda: nn.LSTMCell(4, 4), (randn(2, 4),)),

@@ -169,11 +169,11 @@ def test_each_product_is_that_of_its_sizes(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_read_was_written_or_is_given(name: str) -> None:
-    """Given are parameters, inputs, and what follows from the structure of the input."""
+    """Given are parameters, inputs, what follows from the structure of the input, and the states of a first step."""
     _, _, lowered, found = built(name)
     live = live_nodes(lowered.graph.nodes)
     given = {n.name for n in lowered.graph.nodes if n.op == "placeholder" or n not in live}
-    given_sites = {f.site.name for f in found.found if f.node.name in given}
+    given_sites = {f.site.name for f in found.found if f.node.name in given or f.site.role is Role.STATE}
     for active in actives(found):
         listed = operations(lowered, found, active)
         written: set[int] = set()

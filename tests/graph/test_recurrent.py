@@ -1,4 +1,4 @@
-"""An LSTM is one node; its matrices are sites."""
+"""An LSTM is one node; its matrices and states are sites."""
 
 from __future__ import annotations
 
@@ -28,11 +28,14 @@ class Recurrent(nn.Module):
 
 
 def built(kind: Any, **options: Any) -> Rig:
-    return rig(Recurrent(kind, **options), (randn(3, 6, 4),), (randn(2, 6, 4, seed=1),))
+    """Its matrices have a choice, its states none."""
+    model, batches = Recurrent(kind, **options), ((randn(3, 6, 4),), (randn(2, 6, 4, seed=1),))
+    sites = rig(model, *batches).sites
+    return rig(model, *batches, active=[name for name, site in sites.items() if site.role is not Role.STATE])
 
 
 @pytest.mark.parametrize(("kind", "node"), [(nn.LSTM, "lstm.input"), (nn.GRU, "gru.input"), (nn.RNN, "rnn_tanh.input")])
-def test_one_node_with_sites_for_its_matrices(kind: Any, node: str) -> None:
+def test_one_node_with_sites_for_its_matrices_and_states(kind: Any, node: str) -> None:
     found = built(kind)
     assert calls(found.program).count(node) == 1
     gates = {"lstm.input": 20, "gru.input": 15, "rnn_tanh.input": 5}[node]
@@ -41,6 +44,8 @@ def test_one_node_with_sites_for_its_matrices(kind: Any, node: str) -> None:
         "rnn:in": (Role.ACTIVATION, (3, 6, 4)),
         "rnn.weight_ih_l0": (Role.WEIGHT, (gates, 4)),
         "rnn.weight_hh_l0": (Role.WEIGHT, (gates, 5)),
+        "rnn:hidden_l0": (Role.STATE, (3, 5)),
+        **({"rnn:cell_l0": (Role.STATE, (3, 5))} if kind is nn.LSTM else {}),
         "head:in": (Role.ACTIVATION, (3, 6, 5)),
         "head.weight": (Role.WEIGHT, (3, 5)),
     }

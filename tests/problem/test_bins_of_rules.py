@@ -174,7 +174,5 @@ def test_a_model_that_cannot_be_exported_has_no_bins() -> None:
 def test_a_bin_without_nodes_in_calibration_is_refused() -> None:
     few = torch.stack([torch.arange(40), (torch.arange(40) + 1) % 40])
     data = DATA | {"calibration": [Batch((X, few), None, 40)]}
-    with pytest.raises(
-        BadInput, match=r"no node of calibration \(40 from degree 0, 0 from degree 4, .*use quantiles"
-    ):
+    with pytest.raises(BadInput, match=r"no node of calibration \(40 from degree 0, 0 from degree 4, .*use quantiles"):
         make_problem(model(), data, make_spec(sites=[rule("feature", ["int2"])]))

@@ -202,3 +202,36 @@ def test_where_there_is_no_graph_there_is_no_probe() -> None:
         problem.probe()
     with pytest.raises(BadInput, match="frontier or sensitivity"):
         Problem.probe(Toy())
+
+
+class Reader(nn.Module):
+    """An LSTM read at its last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.rnn, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.rnn(x)[0][:, -1])
+
+
+def test_errors_of_a_state_are_those_of_all_its_steps() -> None:
+    def sequences(*sizes: int, seed: int = 0) -> list[Batch]:
+        return [Batch((randn(n, 6, 4, seed=seed + i),), None, n) for i, n in enumerate(sizes)]
+
+    data = labelled(splits(sequences, 3))
+    model = Reader()
+    probe = probe_of(model, data)
+    problem = make_problem(model, data, make_spec(FORMATS))
+    with torch.no_grad():
+        states = [model.rnn(batch.args[0])[0] for batch in data["calibration"]]
+    site = [site.name for site in problem.runner.interpreter.program.sites].index("rnn:hidden_l0")
+    options = next(c.options for c in problem.space.choices if "rnn:hidden_l0" in c.sites)
+    for fmt, found in zip(options, probe.squared_errors()["rnn:hidden_l0"], strict=True):
+        grid = None if fmt == FP32 else problem.runner.interpreter.grids.grid(site, fmt)
+        missed = [torch.zeros(1) if grid is None else grid.round_trip(x) - x for x in states]
+        assert found == pytest.approx(sum(float(x.square().sum()) for x in missed), rel=1e-4, abs=1e-9)
+    fisher = probe.mean_fisher()
+    assert fisher["rnn:hidden_l0"] > 0
+    assert fisher["rnn:cell_l0"] > 0

@@ -8,8 +8,9 @@ import torch
 
 from mpsearch.core.errors import BadInput
 from mpsearch.testing.objectives import CHECKS, SPLITS
+from mpsearch.zoo.images import CLASSIFIERS
 
-OFFLINE = ("cnn", "gnn", "gnn_graphs", "mlp", "transformer")
+OFFLINE = ("cnn", "gnn", "gnn_graphs", "lstm", "mlp", "transformer")
 FROM_FILES = ("cifar_resnet20", "cora_agnn", "cora_gat", "cora_gcn", "digits_resnet10", "minilm_sts", "stories_lm")
 
 
@@ -46,6 +47,7 @@ def test_what_needs_no_file_is_available_everywhere(maker, name, monkeypatch):
         ("mlp", 0.97, 450),
         ("cnn", 0.985, 450),
         ("transformer", 0.97, 450),
+        ("lstm", 0.97, 450),
         ("gnn", 0.96, 997),
         ("gnn_graphs", 0.88, 450),
     ],
@@ -137,3 +139,9 @@ def test_gnn_splits_are_of_different_nodes(maker):
     nodes = {split: next(iter(maker("gnn")().batches(split))).target[0] for split in SPLITS}
     for one, other in combinations(SPLITS, 2):
         assert not torch.isin(nodes[one], nodes[other]).any()
+
+
+def test_a_gru_reads_digits_as_well():
+    entry = CLASSIFIERS["gru"]
+    images, labels = entry.rows("test")
+    assert (entry.model()(images).argmax(1) == labels).float().mean() >= 0.97
