@@ -156,7 +156,7 @@ class HookRunner(Runner):
                     known.add(owner)
                     role = Role.WEIGHT if id(parameter) in multiplied else Role.EMBEDDING
                     axis = 1 if isinstance(module, _TRANSPOSED) else 0
-                    yield Site(owner, role, tuple(parameter.shape), axis, _gates(module, parameter))
+                    yield Site(owner, role, tuple(parameter.shape), axis, gates=_gates(module, parameter))
 
     def _sample(self, name: str) -> Tensor:
         if name in self._parameters:

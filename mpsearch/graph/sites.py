@@ -108,7 +108,7 @@ class _Discoverer:
             unique, n = f"{name}_{n}", n + 1
         self.names.add(unique)
         shape = node.meta["shapes"][part] if part else node.meta["shape"]
-        site = Site(unique, role, tuple(shape), axis % max(1, len(shape)), gates)
+        site = Site(unique, role, tuple(shape), axis % max(1, len(shape)), gates=gates)
         self.found[node, part] = (self.order[node] if at is None else at, site)
         return unique
 
