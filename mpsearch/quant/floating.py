@@ -22,6 +22,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.minifloat import MiniFloat, fit_minifloat
@@ -118,6 +119,9 @@ class Float(Quantizer):
         kind = KINDS[fmt.bits][words["kind"]]
         return fit_minifloat(sample, kind, Grain.named(words["grain"], axis), words["range"])
 
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "fp")
+
     @staticmethod
     def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str]]:
         defaults = {"kind": next(iter(KINDS[fmt.bits])), **scaled_defaults(role)}
@@ -138,6 +142,9 @@ class BrainFloat(Quantizer):
         del fmt, role, axis
         finite(sample)
         return CastGrid(torch.bfloat16)
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "bf")
 
 
 def _refuse_options(fmt: Format, allowed: str) -> None:

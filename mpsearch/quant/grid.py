@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 
 
 class Grid(ABC):
@@ -87,6 +88,10 @@ class Quantizer(ABC):
             role: decides the defaults.
             axis: channel axis of `sample`, along which per-channel scales run.
         """
+
+    @abstractmethod
+    def width(self, fmt: Format) -> Width:
+        """What a multiplier sees of a number in `fmt`, a canonical format of this scheme. Costs are made of it."""
 
 
 def finite(sample: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.block import BlockGrid
 from mpsearch.quant.floating import KINDS
 from mpsearch.quant.grid import Quantizer, finite
@@ -94,6 +95,9 @@ class Microscaling(Quantizer):
         if not role.is_parameter:
             return grid
         return grid.fitted(x) if words["range"] == "mse" else grid.by_rule(x)
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "mxint" if "int" in fmt.options else "mx")
 
 
 def refuse_search_of_values(fmt: Format, rule: str, role: Role) -> None:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.floating import SCALED, grain_refusal
 from mpsearch.quant.grain import Grain, chunks
@@ -158,6 +159,10 @@ class Planes(Quantizer):
         if not isinstance(grid, AffineGrid):
             return grid  # of one bit: it is a plane
         return AffinePlanes(**{field.name: getattr(grid, field.name) for field in fields(grid)})
+
+    def width(self, fmt: Format) -> Width:
+        """A binary vector per bit; as a whole, integers with an offset."""
+        return Width(int(fmt.bits), is_binary=True, code="" if fmt.bits == 1 else f"{fmt.scheme}{fmt.bits:g}")
 
 
 def _nearest_(halves: Tensor, bits: int) -> Tensor:

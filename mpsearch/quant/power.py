@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.floating import SCALED, grain_refusal, scaled_defaults
 from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Quantizer, finite
@@ -44,3 +45,7 @@ class PowerOfTwo(Quantizer):
         exponent = int(fmt.bits) - signed
         kind = MiniFloat(exponent, 0, 2 - 2**exponent, signed=signed)  # the largest level is 1
         return fit_minifloat(sample, kind, Grain.named(words["grain"], axis), words["range"])
+
+    def width(self, fmt: Format) -> Width:
+        """One significant bit: a product is a shift."""
+        return Width(int(fmt.bits), significant=1, code=f"{fmt.scheme}{fmt.bits:g}")

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.kmeans import centroids, nearest
 from mpsearch.quant.options import Options, refuse, short
@@ -154,6 +155,10 @@ class Product(Quantizer):
             factor = stretch(some, lambda factor: replace(grid, codebook=grid.codebook * factor).on_blocks(some))
             grid = replace(grid, codebook=_stored(grid.codebook * factor, centroid_bits))
         return grid.to(sample.device)
+
+    def width(self, fmt: Format) -> Width:
+        """The float that is looked up: the codebook's."""
+        return Width(32 if "c32" in fmt.options else 16, "fp", code=f"{fmt.scheme}{fmt.bits:g}")
 
 
 def _stored(codebook: Tensor, bits: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.options import Options, refuse
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -90,3 +91,7 @@ class RowScale(Quantizer):
         self.canonical(fmt, role)
         finite(sample)
         return RowScaleGrid(Rows.of_role(role, axis))
+
+    def width(self, fmt: Format) -> Width:
+        """One bit: the value of a row multiplies what the row is summed to."""
+        return Width(int(fmt.bits))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.floating import CastGrid
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.integer import Integer
@@ -135,6 +136,10 @@ class Sparse(Quantizer):
             inner = Integer().fit(some, integers, Role.ACTIVATION, 0)
         grid = SparseGrid(inner, rows, 0, x.numel())
         return replace(grid, stored=int(grid.round_trip(x.float()).count_nonzero()))
+
+    def width(self, fmt: Format) -> Width:
+        """That of its values: zeros are products like any other, unless an accelerator leaves them out."""
+        return Width(int(fmt.bits), "fp" if fmt.bits in _FLOATS else "int", code=f"{fmt.scheme}{fmt.bits:g}")
 
 
 def _index_bits(columns: int) -> int:

@@ -18,11 +18,13 @@ import pytest
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
 from mpsearch.cost.accelerators.precision import holds
 from mpsearch.cost.device import energy, latency, run
 from mpsearch.cost.memory import Packed, PackedAt
-from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Width, Workload, width
+from mpsearch.cost.width import width
+from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Workload
 
 INTEGERS = (*(Format("int", bits) for bits in range(1, 9)), Format("int", 16))
 FORMATS = (*INTEGERS, Format("fp", 16), Format("bf", 16), Format("fp", 32))
