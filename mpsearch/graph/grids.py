@@ -135,5 +135,5 @@ class SiteGrids:
 
 def packed_size(grid: Grid, shape: tuple[int, ...]) -> Packed:
     """What a tensor of `shape` takes on `grid`."""
-    bits, codes = grid.nbits(shape), grid.code_bits(shape)
-    return Packed(bits, codes, bits - (codes + 7) // 8 * 8)
+    bits, arrays = grid.nbits(shape), grid.arrays(shape)
+    return Packed(bits, grid.code_bits(shape), bits - sum(codes.padded_bits for codes in arrays), arrays)

@@ -20,6 +20,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.core.width import Width
@@ -64,8 +65,8 @@ class CastGrid(Grid):
         # By way of float32: a clamp in a narrower type than this one would round its own bounds to infinity.
         return (x if x.dtype == torch.float64 else x.float()).clamp(-most, most).to(self.dtype)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return torch.finfo(self.dtype).bits * prod(shape)
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape), torch.finfo(self.dtype).bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return self.code_bits(shape)

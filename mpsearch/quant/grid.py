@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.core.width import Width
@@ -26,11 +27,11 @@ class Grid(ABC):
         """
 
     @abstractmethod
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        """Bits of the codes, without padding: elements times bits, unless codes are shared or left out.
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        """What a tensor of `shape` is stored as: its codes, as many as it has elements unless they are shared or left
+        out; then scales, indices or pointers, if they are worked out from each tensor that comes.
 
-        A grid that works out scales or indices from each tensor it is applied to counts them here too, so that the
-        rest of `nbits` is what a quantized value stores once, with the model.
+        The rest of `nbits` is what a quantized value stores once, with the model.
         """
 
     @abstractmethod
@@ -56,6 +57,10 @@ class Grid(ABC):
     def absorbs_relu(self) -> bool:
         """Whether `round_trip(relu(x))` is `round_trip(x)` for every x: the lowest value is zero, for all alike."""
         return False
+
+    def code_bits(self, shape: tuple[int, ...]) -> int:
+        """Bits of all `arrays`, without padding."""
+        return sum(codes.total_bits for codes in self.arrays(shape))
 
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of `shape` takes when packed."""

@@ -29,6 +29,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.core.width import Width
@@ -108,8 +109,8 @@ class OddGrid(Grid):
     def _inverse(self) -> Tensor:
         return torch.where(self.scale > 0, 0.5 / self.scale, 0.0)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self.bits
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape) * self.bits, 1, is_stream=True),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * (packed_bytes(prod(shape), self.bits) + 4 * self.scale.numel())
@@ -128,6 +129,9 @@ class OddGrid(Grid):
 @dataclass(frozen=True, eq=False)
 class AffinePlanes(AffineGrid):
     """The affine grid, its codes stored plane by plane."""
+
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape) * self.bits, 1, is_stream=True),)
 
     def _pack(self, codes: Tensor) -> Tensor:
         return pack_planes(codes - self.qmin, self.bits)

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.core.width import Width
@@ -101,8 +102,8 @@ class CodebookGrid(Grid):
         turn = self.metric[:, :size].T.double()
         return nearest(points.double() @ turn, centres.double() @ turn)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return self.index_bits * self._count(shape)
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(self._count(shape), self.index_bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * packed_bytes(self._count(shape), self.index_bits) + self.centroid_bits * self.codebook.numel()

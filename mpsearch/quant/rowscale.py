@@ -16,6 +16,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.core.width import Width
@@ -59,8 +60,8 @@ class RowScaleGrid(Grid):
             value = (total / taken.sum(dim=1).clamp(min=1)).float()
         return torch.ge(upright, value[:, None] / 2, out=taken), value * sign
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) + SCALE_BITS * self.rows.size(shape)[0]
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return Codes(prod(shape), 1), Codes(self.rows.size(shape)[0], SCALE_BITS)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * packed_bytes(prod(shape), 1) + SCALE_BITS * self.rows.size(shape)[0]

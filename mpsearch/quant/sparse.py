@@ -21,6 +21,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.core.width import Width
@@ -58,10 +59,10 @@ class SparseGrid(Grid):
         zero = x == 0
         return self.inner.round_trip(x, out).masked_fill_(zero, 0.0)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
         (rows, n), entries = self.rows.size(shape), self.entries(shape)
-        made = _POINTER_BITS * (rows + 1) + entries * _index_bits(n)
-        return made + (SCALE_BITS * rows if self._by_row else self.inner.code_bits((entries,)))
+        found = (Codes(rows, SCALE_BITS),) if self._by_row else self.inner.arrays((entries,))
+        return (*found, Codes(entries, _index_bits(n)), Codes(rows + 1, _POINTER_BITS))
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         (rows, n), entries = self.rows.size(shape), self.entries(shape)

@@ -9,6 +9,7 @@ class TestMine(QuantizerExam):
 
 from __future__ import annotations
 
+from itertools import product
 from typing import ClassVar
 
 import pytest
@@ -18,10 +19,15 @@ from torch import Tensor
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.cost.layout import stored_bits
+from mpsearch.cost.workload import Held
+from mpsearch.graph.grids import packed_size
 from mpsearch.quant.grid import Grid, Quantizer
+from mpsearch.spec.card import Layout
 
 SHAPES = ((1,), (7,), (6, 4, 3, 3), (5, 130))
 WIDEST = 32
+PACKS = ("bit", "row", "word", "container", "tile")
 
 
 def fit(quantizer: Quantizer, text: str, role: Role, x: Tensor, axis: int = 0) -> Grid:
@@ -143,6 +149,12 @@ class QuantizerExam:
         assert torch.equal(got.signbit(), expected.signbit()), "bit for bit: -0.0 is not 0.0"
         assert 8 * sum(t.nbytes for t in stored.values()) == grid.nbits(shape) == 8 * grid.nbytes(shape)
         assert grid.code_bits(shape) == self.code_bits(quantizer, text, role, grid, x)
+        packed = packed_size(grid, shape)
+        assert packed.static_bits >= 0
+        for rows, pack in product((1, shape[0]), PACKS):
+            held = Held("x", x.numel(), rows, site="x", is_parameter=role.is_parameter)
+            laid = stored_bits(Layout(weight_pack=pack, tile=(4, 8)), held, packed)
+            assert laid == packed.bits if pack == "bit" else laid >= packed.bits
 
     def test_fits_the_same_grid_twice(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(6, 4, 3, 3)
