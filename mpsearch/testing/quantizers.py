@@ -9,7 +9,6 @@ class TestMine(QuantizerExam):
 
 from __future__ import annotations
 
-from itertools import product
 from typing import ClassVar
 
 import pytest
@@ -27,7 +26,9 @@ from mpsearch.spec.card import Layout
 
 SHAPES = ((1,), (7,), (6, 4, 3, 3), (5, 130))
 WIDEST = 32
-PACKS = ("bit", "row", "word", "container", "tile")
+LAYOUTS = [
+    Layout.model_validate({"weight_pack": p, "tile": (4, 8)}) for p in ("bit", "row", "word", "container", "tile")
+]
 
 
 def fit(quantizer: Quantizer, text: str, role: Role, x: Tensor, axis: int = 0) -> Grid:
@@ -151,10 +152,10 @@ class QuantizerExam:
         assert grid.code_bits(shape) == self.code_bits(quantizer, text, role, grid, x)
         packed = packed_size(grid, shape)
         assert packed.static_bits >= 0
-        for rows, pack in product((1, shape[0]), PACKS):
-            held = Held("x", x.numel(), rows, site="x", is_parameter=role.is_parameter)
-            laid = stored_bits(Layout(weight_pack=pack, tile=(4, 8)), held, packed)
-            assert laid == packed.bits if pack == "bit" else laid >= packed.bits
+        for layout in LAYOUTS:
+            held = Held("x", x.numel(), shape[0], site="x", is_parameter=role.is_parameter)
+            laid = stored_bits(layout, held, packed)
+            assert laid == packed.bits if layout.weight_pack == "bit" else laid >= packed.bits
 
     def test_fits_the_same_grid_twice(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(6, 4, 3, 3)
