@@ -94,6 +94,21 @@ class Quantizer(ABC):
             axis: channel axis of `sample`, along which per-channel scales run.
         """
 
+    def input_block(self, fmt: Format) -> int:
+        """How many consecutive weights of a channel `fit_to_inputs` takes together; 0 where it would change nothing."""
+        del fmt
+        return 0
+
+    def fit_to_inputs(self, sample: Tensor, fmt: Format, role: Role, axis: int, moments: Tensor) -> Grid:
+        """`fit`, to change what a layer puts out least, and not the weight itself.
+
+        Args:
+            moments: second moments [d, d], E[x x^T], of the inputs x that blocks of d = `input_block` weights are
+                multiplied with; of as many as a channel has, where it is shorter.
+        """
+        del moments
+        return self.fit(sample, fmt, role, axis)
+
     @abstractmethod
     def width(self, fmt: Format) -> Width:
         """What a multiplier sees of a number in `fmt`, a canonical format of this scheme. Costs are made of it."""
