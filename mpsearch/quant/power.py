@@ -8,7 +8,8 @@ Defaults: `channel:gain` for weights, `channel:mse` for embeddings, `tensor:mse`
 float32: it multiplies sums, not products.
 
 Source: Miyashita et al., "Convolutional Neural Networks using Logarithmic Data Representation" (2016, arXiv
-1603.01025); Zhou et al., "Incremental Network Quantization" (2017, arXiv 1702.03044).
+1603.01025); Zhou et al., "Incremental Network Quantization: Towards Lossless CNNs with Low-Precision Weights" (ICLR
+2017).
 """
 
 from __future__ import annotations
