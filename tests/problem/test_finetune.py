@@ -137,12 +137,12 @@ def test_the_same_seed_trains_the_same_and_restores_bit_for_bit(mlp: ModelProble
 
 
 def test_distillation_alone_minds_the_float_model_and_no_label(mlp: ModelProblem) -> None:
-    recipe = Recipe(epochs=6, optimizer="sgd", learning_rate=0.1, distill=1.0)
-    alike = mlp.finetune(Assignment(), recipe, 0).history
+    still = Recipe(epochs=2, optimizer="sgd", learning_rate=0.1, distill=1.0)
+    alike = mlp.finetune(Assignment(), still, 0).history
     assert max(abs(epoch.training_loss or 0.0) for epoch in alike) < 1e-6
-    apart = [epoch.training_loss for epoch in mlp.finetune(assigned(mlp, "int2"), recipe, 0).history[1:]]
-    assert all(apart)
-    assert 0 < apart[-1] < 0.9 * apart[0], apart  # type: ignore[operator]
+    recipe = Recipe(epochs=6, learning_rate=0.01, distill=1.0)
+    apart = [epoch.training_loss or 0.0 for epoch in mlp.finetune(assigned(mlp, "int2"), recipe, 0).history[1:]]
+    assert 0 < apart[-1] < 0.9 * apart[0]
 
 
 def test_patience_ends_training_early(mlp: ModelProblem) -> None:
