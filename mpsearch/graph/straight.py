@@ -132,8 +132,9 @@ class FakeQuantization:
         for site, step in self._steps.items():
             grid, name = self._grids[site], self._sites[site].name
             zero = state.get(f"zero_point/{name}")
+            zero = None if zero is None else zero.to(grid.scale.device)
             assert isinstance(grid, AffineGrid)
-            self._grids[site] = replace(grid, scale=state[f"step/{name}"], zero_point=zero)
+            self._grids[site] = replace(grid, scale=state[f"step/{name}"].to(grid.scale), zero_point=zero)
             with torch.no_grad():
                 step.zero_()
 

@@ -260,8 +260,21 @@ class Recipe(Part):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that name the recipe in the ledger."""
-        text = json.dumps(self.model_dump(mode="json", include=set(Recipe.model_fields)), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class FinetuneSpec(Recipe):
+    """What is finetuned once the search is over."""
+
+    top: Annotated[StrictInt, Field(gt=0)] = Field(
+        default=10, description="How many assignments are finetuned: those that together have the largest hypervolume."
+    )
+
+    @property
+    def recipe(self) -> Recipe:
+        """By which each of them is."""
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
 
 
 class EngineSpec(Part):
@@ -322,6 +335,9 @@ class Spec(Part):
     racing: RacingSpec = RacingSpec()
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     quantization: QuantizationSpec = QuantizationSpec()
+    finetune: FinetuneSpec | None = Field(
+        default=None, description="Train the most promising assignments after the search; null for none."
+    )
     engine: EngineSpec = EngineSpec()
     tracking: TrackingSpec = TrackingSpec()
     start: tuple[StartTexts, ...] = Field(
@@ -348,6 +364,8 @@ class Spec(Part):
         for goal in data["goals"]:
             if goal["accelerator"] is None:
                 del goal["accelerator"]  # as before there were any
+        if data["finetune"] is None:
+            del data["finetune"]
         for rule in data["sites"]:
             if rule["bins"] is None:
                 del rule["bins"]
