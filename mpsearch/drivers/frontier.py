@@ -169,9 +169,9 @@ class Frontier(AskTell):
         eligible = np.flatnonzero(self._eligible)
         members = eligible[non_dominated(losses[eligible])]
         pool = Pool(self._axes, losses[members], self._prefixes, len(self._space.choices), self._failing(learn))
-        near = rows[members] if len(members) else rows
+        near = self._menu.moved(rows[members] if len(members) else rows)
         pool.add(self._fresh(neighbours(near, self._menu.kept, _POOL, self._rng)))
-        pool.add(self._fresh(self._menu.moved(near)))
+        pool.add(self._fresh(near))
         if learn:
             costs = [axis.cost for axis in self._axes if axis.cost is not None]
             for axis in learned:
@@ -187,7 +187,7 @@ class Frontier(AskTell):
         return np.array(picked, dtype=np.int16).reshape(len(picked), len(self._space.choices))
 
     def _aim(self) -> None:
-        """Set up to where losses count in this round: goals without a limit that are learned, by a menu of all kinds."""
+        """Set up to where losses count in this round, by a menu of several kinds: of learned goals without a limit."""
         self._rounds += 1
         if not self._menu.measured or self._base not in self._rows:
             return
