@@ -82,6 +82,22 @@ def test_one_rule_may_mean_different_things_to_different_roles() -> None:
     assert [str(c.options[0]) for c in found.choices] == ["int4", "int4:affine"], "affine is the default of values"
 
 
+def test_a_scheme_stands_for_what_it_offers_a_role_and_all_for_every_scheme() -> None:
+    found = space(rule("stem.weight", "int8", "pq"), rule("*", "all"))
+    options = {choice.name: list(map(str, choice.options)) for choice in found.choices}
+    assert options["stem.weight"] == ["int8", "pq0.889:d9", "pq1:d8", "pq1.5", "pq2"]
+    assert options["head.weight"][:8] == [f"int{bits}" for bits in range(1, 9)]
+    assert {"pq2", "mx4", "nvfp4", "multibit2", "planes2", "sub4", "esb4", "fp8", "pow3"} <= set(options["head.weight"])
+    assert "rowscale1" in options["stem:in"]
+    assert not [text for text in options["stem:in"] if text.startswith(("pq", "multibit", "sub"))]
+    assert all(choice.options[k].bits <= 8 for choice in found.choices for k in range(len(choice.options)))
+
+
+def test_a_scheme_that_has_nothing_for_a_site_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"sites\[0\]: pq: nothing is offered for 'stem:in' \(activation\); match"):
+        space(rule("stem*", "pq"))
+
+
 def test_default_ties_hold_until_they_are_switched_off() -> None:
     ties = [QKV, RESIDUAL]
     assert groups(space(EVERYTHING, ties=ties)) == [QKV[1], RESIDUAL[1]]
