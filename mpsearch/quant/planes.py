@@ -13,9 +13,9 @@ Text: `planes BITS[:sym|:affine][:tensor|:channel|:gN][:max|:mse|:gain]`, 1 to 8
   the product gains a correction of rank one, whose sums are popcounts too.
 * `max`, `mse`, `gain`: as for integers (`mpsearch.quant.integer`).
 
-A product with planes of b and c bits takes b c products of single bits, which is what `bops` counts. A machine that does
-r of them in the time of one product of integers gains while b c < r. Shifting and adding the planes of a sum, and
-splitting a value, cost once per result and per value, which is not counted.
+A product of b and c planes takes b c products of single bits, which is what `bops` counts. A machine that does r of
+them in the time of one product of integers gains while b c < r. Shifting and adding the planes of a sum, and splitting
+a value, cost once per result and per value, which is not counted.
 
 Defaults: `sym:channel:gain` for weights (1 bit: `mse`), `sym:channel:mse` for embeddings, `affine:tensor:mse` for
 values. Codes are stored plane by plane, all lowest digits first; they take what integers of as many bits take.
