@@ -44,10 +44,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Structure:
-    """The size of a graph: nodes, and directed edges as they are given to the model."""
+    """The size of a graph: nodes, directed edges as they are given to the model, and float weights given with them."""
 
     nodes: int
     edges: int
+    weights: int = 0
 
 
 def feature_bits(counts: Sequence[int], features: int, bits: Sequence[int], row: int = 1) -> int:
@@ -153,7 +154,7 @@ def graph_measures(
     nodes, given = structure.nodes, structure.edges
     stored = memory_parts(parameters, values, packed)
     features = [part(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
-    edges = Part("(structure)", (), lambda _: csr_bits(nodes, given))
+    edges = Part("(structure)", (), lambda _: csr_bits(nodes, given) + 32 * structure.weights)
     parts = [*stored, *features, edges]
     if bins := [value.bin for value in values if value.bin is not None]:
         parts.append(Part("(bins)", (), lambda _: sum(8 + (32 if of.least else 0) for of in bins)))  # as `bin_bits`

@@ -69,6 +69,21 @@ def binned(spec: Spec, sites: Sequence[Site]) -> dict[str, BinsSpec]:
     return found
 
 
+def of_nodes(fmt: Format) -> Format:
+    """`fmt` with a range for each node, as `ranges: node` of bins has it: integers alone have such a form.
+
+    Raises `BadInput` where options say otherwise.
+    """
+    if fmt.scheme != "int":
+        return fmt
+    if fmt.options:
+        raise BadInput(
+            f"format {str(fmt)!r}: with ranges: node a range is from the least to the largest value of a node, and has "
+            f"no options. Use int{fmt.bits:g}, or ranges: bin."
+        )
+    return Format("rowrange", fmt.bits)
+
+
 def canonical(fmt: Format, site: Site) -> Format:
     """`fmt` as recorded: the options that are defaults of the site's role left out. Raises `BadInput`."""
     if fmt.is_float32:
@@ -91,6 +106,7 @@ def _quantizer(scheme: str) -> Quantizer:
 def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, tuple[Format, ...]]:
     found: dict[str, tuple[Format, ...]] = {}
     for number, rule in enumerate(spec.sites):
+        by_node = rule.bins is not None and rule.bins.ranges == "node"
         matched = [site for site in sites if rule.match.accepts(site)]
         if not matched:
             role = f" of role {', '.join(rule.match.role)}" if rule.match.role else ""
@@ -99,7 +115,8 @@ def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, 
         for site in matched:
             if site.name not in found:
                 try:
-                    found[site.name] = tuple(dict.fromkeys(canonical(fmt, site) for fmt in rule.options))
+                    formats = [of_nodes(fmt) if by_node else fmt for fmt in rule.options]
+                    found[site.name] = tuple(dict.fromkeys(canonical(fmt, site) for fmt in formats))
                 except BadInput as error:
                     errors += [f"sites[{number}]: {text}" for text in error.errors]
                     found[site.name] = ()

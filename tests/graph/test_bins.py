@@ -21,12 +21,12 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.cost.graph_memory import feature_bits
-from mpsearch.graph.rows import degree_bins, rows_in
+from mpsearch.graph.rows import bins_of, in_degrees, rows_in
 from mpsearch.spec.schema import BinsSpec
 
 X, EDGES = graph(40, 180)
 DEGREES = torch.bincount(EDGES[1], minlength=40)
-SPLIT = (Role.FEATURE, Role.MESSAGE, Role.AGGREGATE)
+SPLIT = (Role.FEATURE, Role.MESSAGE, Role.ATTENTION, Role.AGGREGATE)
 
 
 def of(layer: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -136,8 +136,8 @@ def test_widths_that_differ_against_the_formula(ranges: str) -> None:
 def test_rows_of_bins_are_found_once_per_batch() -> None:
     """They depend on no choice, also where batches differ in size: the interpreter computes such steps once."""
     steps = binned("two GCN", bins(edges=[4, 6])).program.steps
-    found = [step for step in steps if step.call in (degree_bins, rows_in)]
-    assert len(found) == 1 + 3 + 2 * 3, "features and aggregates share theirs; each layer has its own list of sources"
+    found = [step for step in steps if step.call in (bins_of, in_degrees, rows_in)]
+    assert len(found) == 1 + 1 + 3 + 2 * 3, "features and aggregates share theirs; a layer has its own sources"
     assert not any(step.upstream for step in found)
 
 
@@ -185,7 +185,6 @@ def test_bins_in_float_cost_what_the_whole_costs(name: str) -> None:
             r"no node of validation.*25 from degree 4, 0 from degree 90\); use edges: \[4\], or",
         ),
         (bins(edges=[90]), SPLIT, "use quantiles, or leave bins out"),
-        (bins(edges=[4]), (Role.ATTENTION,), "'conv:attention' is of role attention"),
         (bins(edges=[4]), (Role.WEIGHT,), "'conv.lin.weight' is of role weight"),
     ],
 )

@@ -1,0 +1,120 @@
+"""Batches of an objective as flat inputs of the exported graph, and what is checked of them before a search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mpsearch.core.errors import BadInput, ObjectiveFailed
+from mpsearch.graph.bins import add_degrees
+from mpsearch.graph.export import Example, Lowered
+from mpsearch.graph.sparse import is_sparse, is_weighted, with_edges
+from mpsearch.graph.structure import edge_ends
+from mpsearch.problem.objective import Batch
+
+Examples = Mapping[str, Sequence[Example]]
+Flat = Mapping[str, Sequence[Sequence[Any]]]
+"""By split and batch: the leaves of the inputs."""
+
+
+def on_device(batch: Batch, device: torch.device) -> Example:
+    """The inputs of a batch with their tensors on `device`."""
+
+    def move(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, Tensor) or is_sparse(leaf) else leaf
+
+    args, kwargs = pytree.tree_map(move, (tuple(batch.args), dict(batch.kwargs)))
+    return Example(args, kwargs)
+
+
+def edges_listed(given: Examples) -> dict[str, list[Example]]:
+    """`given` with edges in place of sparse adjacencies; with their values, where one in any batch is not one."""
+    weighted = any(is_weighted((e.args, dict(e.kwargs))) for found in given.values() for e in found)
+
+    def listed(example: Example) -> Example:
+        return Example(*with_edges((example.args, dict(example.kwargs)), weighted))
+
+    return {split: [listed(example) for example in found] for split, found in given.items()}
+
+
+def leaves(example: Example, first: Example) -> list[Any]:
+    """Flat inputs, keywords in the order of the example that was exported."""
+    return Example(example.args, {name: example.kwargs[name] for name in first.kwargs}).leaves()
+
+
+def check_edges(lowered: Lowered, flat: Flat) -> None:
+    """Raise `BadInput` where an edge of a batch begins or ends at a node that is not there."""
+    ends = edge_ends(lowered)
+    for split, found in flat.items():
+        for number, inputs in enumerate(found):
+            for end in ends:
+                nodes = end.nodes(inputs)
+                index = inputs[end.edges][end.row]
+                wrong = index[(index < 0) | (index >= nodes)]
+                if len(wrong):
+                    raise BadInput(
+                        f"edge_index of batch {number} of {split}: row {end.row} names node {int(wrong[0])}, and there "
+                        f"are {nodes} nodes; allowed are 0 to {nodes - 1}. Number the nodes of each batch from 0."
+                    )
+
+
+def with_degrees(lowered: Lowered, flat: Flat, batches: Mapping[str, Sequence[Batch]]) -> dict[str, list[list[Any]]]:
+    """`flat` with the in-degrees that batches give, and `lowered` with an input for them; as they are without.
+
+    Raises `BadInput` where some batches give degrees and others not, or not one for each node.
+    """
+    given = {split: [batch.degrees for batch in found] for split, found in batches.items()}
+    missing = [degrees is None for found in given.values() for degrees in found]
+    if all(missing):
+        return {split: [list(inputs) for inputs in found] for split, found in flat.items()}
+    if any(missing):
+        raise BadInput("some batches have degrees and others have none; give every Batch degrees=..., or none.")
+    ends = edge_ends(lowered)
+    found: dict[str, list[list[Any]]] = {}
+    for split, all_inputs in flat.items():
+        found[split] = []
+        for number, (inputs, degrees) in enumerate(zip(all_inputs, given[split], strict=True)):
+            assert degrees is not None
+            nodes = max((end.nodes(inputs) for end in ends), default=len(degrees))
+            if degrees.shape != (nodes,) or degrees.is_floating_point() or bool((degrees < 0).any()):
+                raise BadInput(
+                    f"degrees of batch {number} of {split}: {degrees.dtype} of shape {tuple(degrees.shape)}; give the "
+                    f"in-degree of each of the {nodes} nodes in the whole graph, as whole numbers of at least 0."
+                )
+            found[split].append([*inputs, degrees])
+    add_degrees(lowered, found["validation"][0][-1])
+    return found
+
+
+def agree(flat: Sequence[Any], output: Any, asked: Example) -> None:
+    """Raise `ObjectiveFailed` unless the graph gives what the model gives for the inputs that it was `asked` with, up
+    to the rounding that BatchNorm folding causes."""
+    for ours, theirs in zip(flat, pytree.tree_leaves(output), strict=True):
+        if not isinstance(theirs, Tensor) or not theirs.is_floating_point():
+            continue
+        ours = ours[: theirs.shape[0]] if theirs.ndim else ours
+        finite = theirs.isfinite()
+        if not torch.equal(finite, ours.isfinite()):
+            difference = math.inf
+        elif finite.any():
+            scale = theirs[finite].abs().max().clamp_min(1e-6)
+            difference = ((ours - theirs)[finite].abs().max() / scale).item()
+        else:
+            difference = 0.0  # not a number: for the metric to judge
+        if not difference < 1e-3:
+            sparse = any(is_sparse(leaf) for leaf in asked.leaves())
+            raise ObjectiveFailed(
+                f"the exported graph differs from the model by {difference:.2g} of its largest output; "
+                f"{_OTHERWISE if sparse else "is the model's forward deterministic in eval mode?"}"
+            )
+
+
+_OTHERWISE = (
+    "a layer does otherwise with a sparse adjacency than with a list of edges (a GCN adds a loop to one that is there "
+    "already): give edge_index, and edge weights, as inputs of the model."
+)
