@@ -108,9 +108,9 @@ def agree(flat: Sequence[Any], output: Any, asked: Example) -> None:
             difference = 0.0  # not a number: for the metric to judge
         if not difference < 1e-3:
             sparse = any(is_sparse(leaf) for leaf in asked.leaves())
+            hint = _OTHERWISE if sparse else "is the model's forward deterministic in eval mode?"
             raise ObjectiveFailed(
-                f"the exported graph differs from the model by {difference:.2g} of its largest output; "
-                f"{_OTHERWISE if sparse else "is the model's forward deterministic in eval mode?"}"
+                f"the exported graph differs from the model by {difference:.2g} of its largest output; {hint}"
             )
 
 

@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parts import make_problem, make_spec
+from parts import Given, make_problem, make_spec
 from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
+from mpsearch.core.site import Role
 from mpsearch.engine.run import _start_assignments
+from mpsearch.graph.export import Example, export
+from mpsearch.problem.inputs import with_degrees
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
+from mpsearch.problem.rules import of_nodes
+from mpsearch.quant.integer import Integer
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(40, 8, generator=GENERATOR)
@@ -99,7 +104,7 @@ GOALS = [
 @cache
 def rich() -> ModelProblem:
     return problem(
-        rule(["feature", "message"], ["int1", "int4", "fp32"]),
+        rule(["feature", "message", "attention"], ["int1", "int4", "fp32"]),
         rule(["weight", "aggregate"], ["int2", "int8"], None),
         goals=GOALS,
     )
@@ -138,7 +143,7 @@ def test_products_are_counted_at_the_bits_of_each_bin() -> None:
         nodes, edges = at(DEGREES, low, high), at(DEGREES[sources], low, high)
         expected += nodes * 8 * 6 * bits * 32  # conv1.lin_r, float weights
         expected += nodes * 6 * 4 * bits * 32  # conv2.lin
-        expected += edges * 4 * bits * 32  # messages of conv2 times the float normalisation
+        expected += edges * 4 * bits * bits  # messages of conv2 times the normalisation, which is of the same bin
     expected += 40 * 8 * 6 * 32 * 32  # conv1.lin_l of the float aggregate
     assert found.costs(Assignment(chosen))["bops"] == expected
 
@@ -146,7 +151,7 @@ def test_products_are_counted_at_the_bits_of_each_bin() -> None:
 def test_passes_over_bins_have_all_that_the_whole_has() -> None:
     binned = rich().cost_model.workload
     whole = problem(
-        rule(["feature", "message"], ["int1", "int4", "fp32"], None),
+        rule(["feature", "message", "attention"], ["int1", "int4", "fp32"], None),
         rule(["weight", "aggregate"], ["int2", "int8"], None),
     ).cost_model.workload
     assert binned is not None
@@ -176,3 +181,71 @@ def test_a_bin_without_nodes_in_calibration_is_refused() -> None:
     data = DATA | {"calibration": [Batch((X, few), None, 40)]}
     with pytest.raises(BadInput, match=r"no node of calibration \(40 from degree 0, 0 from degree 4, .*use quantiles"):
         make_problem(model(), data, make_spec(sites=[rule("feature", ["int2"])]))
+
+
+def test_degrees_of_the_whole_graph_decide_where_a_batch_gives_them() -> None:
+    """As in a batch of sampled neighbours; batches differ in size."""
+    degrees = torch.arange(40) % 9
+    batches = [Batch((X, EDGES), None, 40, degrees=degrees)]
+    batches.append(Batch((X[:30], EDGES[:, (EDGES < 30).all(0)]), None, 30, degrees=degrees[:30]))
+    data = {"calibration": batches, "validation": batches[::-1], "test": batches}
+    found = make_problem(model(), data, make_spec(sites=[rule("feature", ["int2"])]))
+    counts = {s.bin.label: s.shape[0] for s in found.sites if s.bin is not None and s.whole == "conv1:feature"}
+    given = degrees[:30]
+    assert counts == {
+        name: int(((given >= a) & (given < b)).sum()) for name, (a, b) in zip(LABELS, RANGES, strict=True)
+    }
+    quantized = X.clone()
+    grid = Integer().fit(torch.cat([X, X[:30]]), Format.parse("int2"), Role.FEATURE, -1)
+    quantized[degrees >= 6] = grid.round_trip(quantized[degrees >= 6])
+    next(iter(found.evaluate([Assignment({"conv1:feature@deg6+": Format.parse("int2")})], "test")))
+    assert isinstance(found.objective, Given)
+    with torch.no_grad():
+        torch.testing.assert_close(found.objective.outputs[-1][0], model()(quantized, EDGES), rtol=1e-5, atol=1e-5)
+
+
+def test_degrees_that_cannot_be_are_refused() -> None:
+    lowered = export(model(), [Example((X, EDGES))])
+
+    def given(degrees: Tensor | None) -> list[Batch]:
+        return [Batch((X, EDGES), None, 40, degrees=degrees)]
+
+    for degrees, words in (
+        (None, "some batches have degrees and others have none"),
+        (torch.arange(39), r"torch.int64 of shape \(39,\); give the in-degree of each of the 40 nodes"),
+        (torch.ones(40), "torch.float32 of shape"),
+        (torch.arange(40) - 1, "whole numbers of at least 0"),
+    ):
+        flat = {split: [[X, EDGES]] for split in ("validation", "test")}
+        with pytest.raises(BadInput, match=words):
+            with_degrees(lowered, flat, {"validation": given(DEGREES), "test": given(degrees)})
+
+
+def test_ranges_of_nodes_are_those_of_the_format_with_a_range_per_row() -> None:
+    """Equal widths in all bins are the whole; two floats of each node are counted."""
+    whole = problem(rule(["feature", "message"], ["rowrange1", "rowrange3"], None))
+    by_node = problem(rule(["feature", "message"], ["int1", "int3"], EDGES_OF | {"ranges": "node"}))
+    assert {str(f) for choice in by_node.space.choices for f in choice.options} == {"rowrange1", "rowrange3"}
+    for text in ("rowrange1", "rowrange3"):
+        outputs = []
+        for found in (whole, by_node):
+            assignment = Assignment({name: Format.parse(text) for name in names(found)})
+            next(iter(found.evaluate([assignment])))
+            assert isinstance(found.objective, Given)
+            outputs.append(found.objective.outputs[-1][0])
+        assert torch.equal(*outputs)
+    at = Assignment({name: Format.parse("rowrange3") for name in names(by_node)})
+    assert by_node.costs(at)["feature_bytes"] == 40 * (8 + 3) + 40 * (8 + 3), (
+        "eight or six codes of 3 bits fill 3 bytes"
+    )
+
+
+@pytest.mark.parametrize("text", ["int4:max", "int1:sym"])
+def test_ranges_of_nodes_have_no_options(text: str) -> None:
+    with pytest.raises(BadInput, match=r"ranges: node .* has no options"):
+        of_nodes(Format.parse(text))
+
+
+def test_formats_with_ranges_of_their_own_keep_them() -> None:
+    for text in ("rowscale1", "fp32", "mx4", "fp8"):
+        assert of_nodes(Format.parse(text)) == Format.parse(text)
