@@ -86,7 +86,7 @@ def taken_by_layers(model: nn.Module) -> Iterator[None]:
     """Within, message-passing layers of `model` take `Edges` where they would take the sparse adjacency."""
     with ExitStack() as stack:
         for module in model.modules():
-            if _passes_messages(module):
+            if passes_messages(module):
                 taker = _Taker(module)
                 for handle in (
                     module.register_forward_pre_hook(taker.before, with_kwargs=True),
@@ -96,8 +96,9 @@ def taken_by_layers(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def _passes_messages(module: nn.Module) -> bool:
-    """Without an import of torch-geometric, which models without a graph need not have."""
+def passes_messages(module: nn.Module) -> bool:
+    """Whether this is a layer of torch-geometric, or of a user's own, that gathers and scatters along edges."""
+    # by name: torch-geometric is not imported for models that have no graph
     return any(kind.__name__ == "MessagePassing" for kind in type(module).__mro__)
 
 

@@ -23,6 +23,7 @@ from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.kv_cache import cached
 from mpsearch.graph.measure import measure
 from mpsearch.graph.memo import keep_freed_memory
+from mpsearch.graph.notes import counted, noted
 from mpsearch.graph.operations import operations
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout, pad
@@ -31,7 +32,7 @@ from mpsearch.graph.sparse import taken_by_layers
 from mpsearch.graph.structure import structure
 from mpsearch.graph.workload import parameters, values
 from mpsearch.problem.costs import Computed, graph_costs, hooked_costs
-from mpsearch.problem.inputs import agree, check_edges, edges_listed, leaves, on_device, with_degrees
+from mpsearch.problem.inputs import agree, check_edges, check_graphs, edges_listed, leaves, on_device, with_degrees
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
 from mpsearch.problem.rules import binned, build_space
@@ -77,6 +78,7 @@ def assemble(
     state = {name: tensor.detach() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
     given = {split: [on_device(batch, device) for batch in found] for split, found in batches.items()}
+    check_graphs(model, given)
     examples = edges_listed(given)
     try:
         with taken_by_layers(model):
@@ -105,6 +107,7 @@ def assemble(
     if spec.engine.threads is None and sum(node.meta.get("macs", 0) for node in lowered.graph.nodes) < LARGE_MACS:
         torch.set_num_threads(1)
     discovery = discover(lowered)
+    times = counted(discovery)
     if wanted := binned(spec, discovery.sites):
         flat = with_degrees(lowered, flat, batches)
         discovery = split(lowered, discovery, wanted, flat["validation"][0], flat["calibration"])
@@ -119,6 +122,7 @@ def assemble(
         made,
         cached(lowered, discovery, active),
         structure(lowered, discovery),
+        noted(discovery, times, set(active)),
     )
 
     program = compile_program(lowered, discovery, active)

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput, ObjectiveFailed
 from mpsearch.graph.bins import add_degrees
 from mpsearch.graph.export import Example, Lowered
-from mpsearch.graph.sparse import is_sparse, is_weighted, with_edges
+from mpsearch.graph.sparse import is_sparse, is_weighted, passes_messages, with_edges
 from mpsearch.graph.structure import edge_ends
 from mpsearch.problem.objective import Batch
 
@@ -30,6 +30,31 @@ def on_device(batch: Batch, device: torch.device) -> Example:
 
     args, kwargs = pytree.tree_map(move, (tuple(batch.args), dict(batch.kwargs)))
     return Example(args, kwargs)
+
+
+def check_graphs(model: nn.Module, given: Examples) -> None:
+    """Raise `BadInput` where a model that passes messages gets no list of edges, but what may be meant for one."""
+    if not any(map(passes_messages, model.modules())):
+        return
+    for split, found in given.items():
+        for number, example in enumerate(found):
+            tables = [leaf for leaf in example.leaves() if isinstance(leaf, Tensor) and leaf.ndim == 2]
+            whole = [not leaf.is_floating_point() for leaf in tables]
+            if any(map(is_sparse, example.leaves())) or any(
+                is_whole and len(leaf) == 2 for leaf, is_whole in zip(tables, whole, strict=True)
+            ):
+                continue
+            for leaf, is_whole in zip(tables, whole, strict=True):
+                if is_whole and leaf.shape[1] == 2:
+                    advice = "edge_index has sources above targets, [2, edges]: give edge_index.t()"
+                elif not is_whole and len(leaf) == 2:
+                    advice = "edge_index holds whole numbers: give edge_index.long()"
+                else:
+                    continue
+                raise BadInput(
+                    f"batch {number} of {split} has no edge_index [2, edges] of whole numbers among its inputs; there "
+                    f"is {leaf.dtype} of shape {tuple(leaf.shape)}. {advice}."
+                )
 
 
 def edges_listed(given: Examples) -> dict[str, list[Example]]:
