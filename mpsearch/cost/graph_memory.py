@@ -3,8 +3,8 @@
 * `mem_embed`: features that enter each layer, and one attention coefficient per edge and head. What is gathered to
   edges is not counted again. The measure `feature_bytes` is this, of the sites of a model.
 * `mem_notes`: what the authors' code counts: features before and after the linear map, both gathered to the edges, and
-  three edge values per head; no weights. The measure `notes_bytes` is this, of the layers of a model that have
-  attention: `mem_notes` itself where a layer has one width for all of it.
+  three edge values per head; no weights. The measure `notes_bytes` is this, of the layers of a model with a
+  softmax over edges: `mem_notes` itself where a layer has one width for all of it.
 * `mem_total`: `mem_embed`, weights, the structure of the graph, and what mixed widths need besides. The measure
   `graph_bytes` is this, of the sites of a model.
 
@@ -166,7 +166,7 @@ def graph_measures(
 
 
 def notes_measures(noted: Sequence[tuple[Held, Fraction]], packed: PackedAt) -> dict[str, Measure]:
-    """`notes_bytes`, the `mem_notes` of a model; nothing for one without attention.
+    """`notes_bytes`, the `mem_notes` of a model; nothing for one without a softmax over edges.
 
     Args:
         noted: tensors, and how often their numbers count.

@@ -49,7 +49,7 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
         for factor in factors:
             if factor in gathers:
                 parts.append(Part(factor, Role.MESSAGE, module))
-            elif _is_edge_softmax(factor) or factor not in live:
+            elif is_edge_softmax(factor) or factor not in live:
                 if is_float(factor):
                     parts.append(Part(factor, Role.ATTENTION, module))
             else:
@@ -137,7 +137,8 @@ def _in_softmax(scatter: fx.Node) -> bool:
     return bool(gathered) and all(is_call(u, {aten.sub.Tensor}) for g in gathered for u in g.users)
 
 
-def _is_edge_softmax(node: fx.Node) -> bool:
+def is_edge_softmax(node: fx.Node) -> bool:
+    """Whether a value is a softmax over the edges into each node: attention that is computed, not given."""
     if not is_call(node, {aten.div.Tensor}) or not is_call(unreshaped(node.args[0]), {aten.exp.default}):
         return False
     return is_call(unreshaped(node.args[1]), GATHERS)

@@ -13,7 +13,7 @@ from torch import fx
 
 from mpsearch.core.site import Role, Site
 from mpsearch.cost.workload import Held
-from mpsearch.graph.messages import is_gather
+from mpsearch.graph.messages import is_edge_softmax, is_gather
 from mpsearch.graph.ops import root
 from mpsearch.graph.sites import Discovery
 
@@ -21,7 +21,7 @@ _ENDS, _EDGE_VALUES = 2, 3
 
 
 def counted(discovery: Discovery) -> dict[str, Fraction]:
-    """How often the numbers of each site count; nothing for a site that is in no layer with attention."""
+    """How often the numbers of each site count; nothing for a site that is in no layer with a softmax over edges."""
     layers: dict[str, dict[Role, tuple[Site, fx.Node]]] = {}
     for found in discovery.found:
         layers.setdefault(found.site.name.rpartition(":")[0], {}).setdefault(found.site.role, (found.site, found.node))
@@ -29,9 +29,11 @@ def counted(discovery: Discovery) -> dict[str, Fraction]:
     for parts in layers.values():
         if not {Role.FEATURE, Role.MESSAGE, Role.ATTENTION} <= set(parts):
             continue
-        (feature, source), (message, sent), (attention, _) = (
+        (feature, source), (message, sent), (attention, factor) = (
             parts[role] for role in (Role.FEATURE, Role.MESSAGE, Role.ATTENTION)
         )
+        if not is_edge_softmax(factor):
+            continue
         is_mapped = is_gather(sent) and root(sent.args[0]) is not source
         mapped = math.prod(message.shape[1:]) if is_mapped else 0
         times[feature.name] = 1 + Fraction(mapped, math.prod(feature.shape[1:]))

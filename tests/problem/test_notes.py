@@ -10,7 +10,7 @@ from mpsearch.core.format import Format
 from mpsearch.cost.graph_memory import Layer, mem_embed
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
-from mpsearch.zoo.gnn import GAT
+from mpsearch.zoo.gnn import GAT, GCN
 
 NODES, EDGES, FEATURES, CLASSES = 2708, 10556, 1433, 7
 LAYERS = [Layer(FEATURES, 8, 8), Layer(64, 1, CLASSES)]
@@ -53,3 +53,11 @@ def test_bins_of_equal_bits_count_what_the_whole_counts() -> None:
     assert len(sites) == 12
     every = Assignment(dict.fromkeys(sites, Format.parse("int4:max")))
     assert 8 * found.costs(every)["notes_bytes"] == 6_487_760 * 4
+
+
+def test_a_model_without_a_softmax_over_edges_has_no_notes() -> None:
+    x, edges = torch.randn(12, 8), torch.randint(0, 12, (2, 40))
+    data = {split: [Batch((x, edges), None, 12)] for split in ("calibration", "validation", "test")}
+    found = make_problem(GCN(8, 6, 3).eval(), data, make_spec(sites=[{"match": "*", "formats": ["int8"]}]))
+    assert "feature_bytes" in found.costs(Assignment())
+    assert "notes_bytes" not in found.costs(Assignment())
