@@ -30,7 +30,6 @@ from mpsearch.spec.schema import BinsSpec
 
 _ON_EDGES = (Role.MESSAGE, Role.ATTENTION)
 _SPLIT = (Role.FEATURE, Role.AGGREGATE, *_ON_EDGES)
-
 _IS_DEGREES = "is_degrees"
 
 
@@ -68,8 +67,8 @@ def split(
 ) -> Discovery:
     """Split the sites named in `wanted`; the graph is changed, and needs shapes of a real run before.
 
-    Each new node knows its rows by `meta["binned"]` (`Binned`) and, where
-    it is one bin's, by `meta["bin"]`; a gather of what is split knows how many edges each bin has.
+    Each new node knows its rows by `meta["binned"]` (`Binned`) and, where it is one bin's, by `meta["bin"]`; a gather
+    of what is split knows how many edges each bin has.
 
     Args:
         measured: flat inputs that shapes were measured on.

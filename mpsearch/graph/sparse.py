@@ -40,22 +40,24 @@ def is_weighted(tree: Any) -> bool:
     return any(bool((values != 1).any()) for values in found)
 
 
-def with_edges(tree: Any, weighted: bool = False) -> Any:
-    """`tree` with every sparse adjacency in it replaced by its `edge_index`, or by `Edges`.
+def edge_index(adjacency: Any) -> Tensor:
+    """Sources and targets [2, edges] of a sparse [targets, sources] matrix, sorted by target, whatever its values.
 
-    Rows of an adjacency are targets, as torch-geometric takes it (`adj_t`). Raises `BadInput` where a value of it is
-    not one number.
-
-    Args:
-        weighted: whether values are kept. Otherwise they must be ones.
+    Rows are targets, as torch-geometric takes a sparse adjacency (`adj_t`). Raises `BadInput` where a value is not one
+    number.
     """
+    target, source, _ = _entries(adjacency)
+    return torch.stack([source, target])
+
+
+def with_edges(tree: Any, weighted: bool = False) -> Any:
+    """`tree` with every sparse adjacency in it replaced by its `edge_index`, or, `weighted`, by `Edges`."""
 
     def listed(leaf: Any) -> Any:
         if not is_sparse(leaf):
             return leaf
-        target, source, values = _entries(leaf)
-        index = torch.stack([source, target])
-        return Edges(index, values.clone()) if weighted else index  # no view of a sparse tensor, which has no export
+        # no view of a sparse tensor, which has no export
+        return Edges(edge_index(leaf), _entries(leaf)[2].clone()) if weighted else edge_index(leaf)
 
     return pytree.tree_map(listed, tree)
 

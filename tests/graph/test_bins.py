@@ -87,6 +87,14 @@ def test_equal_bits_in_all_bins_with_shared_ranges_is_uniform(name: str, data: s
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_32_bits_are_the_float_model(name: str) -> None:
+    """Not one bit differs: whole, and taken apart into bins and put together again."""
+    for found in (whole(name), binned(name, bins(edges=[4, 6]))):
+        assert same(found.run({site.name: "fp32" for site in found.program.sites}), found.replay[0])
+        torch.testing.assert_close(*found.replay, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("ranges", ["shared", "bin"])
 def test_every_bin_is_live(name: str, ranges: str) -> None:
     found = binned(name, bins(edges=[4, 6], ranges=ranges))

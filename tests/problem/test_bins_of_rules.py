@@ -19,7 +19,7 @@ from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.engine.run import _start_assignments
 from mpsearch.graph.export import Example, export
-from mpsearch.problem.inputs import with_degrees
+from mpsearch.problem.graphs import with_degrees
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
 from mpsearch.problem.rules import of_nodes

@@ -65,6 +65,13 @@ class TestIntegerStochastic(QuantizerExam):
     pass
 
 
+@pytest.mark.parametrize("quantizer", [Integer()])
+@pytest.mark.parametrize("text", ["int1:rows", "int4:rows"])
+@pytest.mark.parametrize("role", [Role.FEATURE])
+class TestIntegerOverRows(QuantizerExam):
+    pass
+
+
 @pytest.mark.parametrize(("quantizer", "text"), [(Float(), "fp16"), (BrainFloat(), "bf16")])
 @pytest.mark.parametrize("role", BOTH)
 class TestFloats(QuantizerExam):

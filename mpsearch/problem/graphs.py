@@ -1,16 +1,13 @@
-"""Batches of an objective as flat inputs of the exported graph, and what is checked of them before a search."""
+"""Graphs among the inputs of a model: edges, degrees, sparse adjacencies; what is checked of them before a search."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from mpsearch.core.errors import BadInput, ObjectiveFailed
+from mpsearch.core.errors import BadInput
 from mpsearch.graph.bins import add_degrees
 from mpsearch.graph.export import Example, Lowered
 from mpsearch.graph.sparse import is_sparse, is_weighted, passes_messages, with_edges
@@ -20,16 +17,6 @@ from mpsearch.problem.objective import Batch
 Examples = Mapping[str, Sequence[Example]]
 Flat = Mapping[str, Sequence[Sequence[Any]]]
 """By split and batch: the leaves of the inputs."""
-
-
-def on_device(batch: Batch, device: torch.device) -> Example:
-    """The inputs of a batch with their tensors on `device`."""
-
-    def move(leaf: Any) -> Any:
-        return leaf.to(device) if isinstance(leaf, Tensor) or is_sparse(leaf) else leaf
-
-    args, kwargs = pytree.tree_map(move, (tuple(batch.args), dict(batch.kwargs)))
-    return Example(args, kwargs)
 
 
 def check_graphs(model: nn.Module, given: Examples) -> None:
@@ -65,11 +52,6 @@ def edges_listed(given: Examples) -> dict[str, list[Example]]:
         return Example(*with_edges((example.args, dict(example.kwargs)), weighted))
 
     return {split: [listed(example) for example in found] for split, found in given.items()}
-
-
-def leaves(example: Example, first: Example) -> list[Any]:
-    """Flat inputs, keywords in the order of the example that was exported."""
-    return Example(example.args, {name: example.kwargs[name] for name in first.kwargs}).leaves()
 
 
 def check_edges(lowered: Lowered, flat: Flat) -> None:
@@ -114,32 +96,3 @@ def with_degrees(lowered: Lowered, flat: Flat, batches: Mapping[str, Sequence[Ba
             found[split].append([*inputs, degrees])
     add_degrees(lowered, found["validation"][0][-1])
     return found
-
-
-def agree(flat: Sequence[Any], output: Any, asked: Example) -> None:
-    """Raise `ObjectiveFailed` unless the graph gives what the model gives for the inputs that it was `asked` with, up
-    to the rounding that BatchNorm folding causes."""
-    for ours, theirs in zip(flat, pytree.tree_leaves(output), strict=True):
-        if not isinstance(theirs, Tensor) or not theirs.is_floating_point():
-            continue
-        ours = ours[: theirs.shape[0]] if theirs.ndim else ours
-        finite = theirs.isfinite()
-        if not torch.equal(finite, ours.isfinite()):
-            difference = math.inf
-        elif finite.any():
-            scale = theirs[finite].abs().max().clamp_min(1e-6)
-            difference = ((ours - theirs)[finite].abs().max() / scale).item()
-        else:
-            difference = 0.0  # not a number: for the metric to judge
-        if not difference < 1e-3:
-            sparse = any(is_sparse(leaf) for leaf in asked.leaves())
-            hint = _OTHERWISE if sparse else "is the model's forward deterministic in eval mode?"
-            raise ObjectiveFailed(
-                f"the exported graph differs from the model by {difference:.2g} of its largest output; {hint}"
-            )
-
-
-_OTHERWISE = (
-    "a layer does otherwise with a sparse adjacency than with a list of edges (a GCN adds a loop to one that is there "
-    "already): give edge_index, and edge weights, as inputs of the model."
-)
