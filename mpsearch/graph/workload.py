@@ -129,7 +129,12 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
 
 
 def value_rows(site: Site) -> int:
-    """How many rows a value lies in: nodes, positions or samples, each with all its channels."""
+    """How many rows a value lies in: nodes, positions or samples, each with all its channels.
+
+    Attention of a bin of edges is one: it is read in the order in which it lies, and no edge is looked up.
+    """
+    if site.role is Role.ATTENTION and site.bin is not None:
+        return 1
     return math.prod(n for axis, n in enumerate(site.shape) if axis != site.axis)
 
 

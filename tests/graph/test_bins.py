@@ -95,6 +95,27 @@ def test_32_bits_are_the_float_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("spec", [bins(edges=[4, 6], ranges="node"), bins(quantiles=3, ranges="node")], ids=str)
+def test_ranges_of_nodes_know_no_bins(name: str, spec: BinsSpec) -> None:
+    """But for attention of one head, which has no rows: a bin of it has one range."""
+    one, other = whole(name), binned(name, spec)
+    alone = [s.name for s in one.program.sites if not s.role.is_parameter and len(s.shape) > 1]
+    for text in ("rowrange1", "rowrange3"):
+        for batch in (0, 1):
+            texts = dict.fromkeys(alone, text)
+            assert same(one.run(texts, batch), other.run(spread(other, texts), batch))
+
+
+def test_ranges_of_nodes_are_stored_with_each_node() -> None:
+    """A row of eight numbers of 3 bits is three bytes, one of six as well; least value and scale are eight."""
+    found = binned("two GCN", bins(edges=[4, 6], ranges="node"), (Role.FEATURE,))
+    at = Assignment({s.name: Format.parse("rowrange3") for s in found.program.sites if s.bin})
+    assert found.memory.at(at)["feature_bytes"] - found.memory.at(Assignment())["feature_bytes"] == (
+        2 * 40 * (3 + 8) - 4 * 40 * (8 + 6)
+    )
+
+
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("ranges", ["shared", "bin"])
 def test_every_bin_is_live(name: str, ranges: str) -> None:
     found = binned(name, bins(edges=[4, 6], ranges=ranges))

@@ -16,13 +16,13 @@ from torch_geometric import nn as pyg
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
-from mpsearch.core.site import Role
+from mpsearch.core.site import Bin, Role, Site
 from mpsearch.engine.run import _start_assignments
 from mpsearch.graph.export import Example, export
 from mpsearch.problem.graphs import with_degrees
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
-from mpsearch.problem.rules import of_nodes
+from mpsearch.problem.rules import build_space, of_nodes
 from mpsearch.quant.integer import Integer
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -114,6 +114,7 @@ def test_tables_equal_measures() -> None:
     found, rng = rich(), np.random.default_rng(0)
     tables = {name: found.cost(name) for name in found.costs(Assignment())}
     assert {"bops", "feature_bytes", "latency_s@nvidia-t4", "activation_peak_bytes"} <= set(tables)
+    assert "notes_bytes" not in tables, "of layers with a softmax over edges alone"
     for _ in range(20):
         assignment = found.space.sample(rng)
         costs = found.costs(assignment)
@@ -221,31 +222,13 @@ def test_degrees_that_cannot_be_are_refused() -> None:
             with_degrees(lowered, flat, {"validation": given(DEGREES), "test": given(degrees)})
 
 
-def test_ranges_of_nodes_are_those_of_the_format_with_a_range_per_row() -> None:
-    """Equal widths in all bins are the whole; two floats of each node are counted."""
-    whole = problem(rule(["feature", "message"], ["rowrange1", "rowrange3"], None))
-    by_node = problem(rule(["feature", "message"], ["int1", "int3"], EDGES_OF | {"ranges": "node"}))
-    assert {str(f) for choice in by_node.space.choices for f in choice.options} == {"rowrange1", "rowrange3"}
-    for text in ("rowrange1", "rowrange3"):
-        outputs = []
-        for found in (whole, by_node):
-            assignment = Assignment({name: Format.parse(text) for name in names(found)})
-            next(iter(found.evaluate([assignment])))
-            assert isinstance(found.objective, Given)
-            outputs.append(found.objective.outputs[-1][0])
-        assert torch.equal(*outputs)
-    at = Assignment({name: Format.parse("rowrange3") for name in names(by_node)})
-    assert by_node.costs(at)["feature_bytes"] == 40 * (8 + 3) + 40 * (8 + 3), (
-        "eight or six codes of 3 bits fill 3 bytes"
-    )
+def test_ranges_of_nodes_make_integers_formats_with_a_range_per_row() -> None:
+    spec = make_spec(sites=[rule("feature", ["int1", "int3", "mx4", "fp32"], EDGES_OF | {"ranges": "node"})])
+    space = build_space(spec, [Site("conv:feature@deg6+", Role.FEATURE, (9, 8), 1, Bin(6, None, shares=False))], ())
+    assert list(map(str, space.choices[0].options)) == ["rowrange1", "rowrange3", "mx4", "fp32"]
 
 
 @pytest.mark.parametrize("text", ["int4:max", "int1:sym"])
 def test_ranges_of_nodes_have_no_options(text: str) -> None:
     with pytest.raises(BadInput, match=r"ranges: node .* has no options"):
         of_nodes(Format.parse(text))
-
-
-def test_formats_with_ranges_of_their_own_keep_them() -> None:
-    for text in ("rowscale1", "fp32", "mx4", "fp8"):
-        assert of_nodes(Format.parse(text)) == Format.parse(text)

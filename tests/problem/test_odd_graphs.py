@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from parts import Given, make_problem, make_spec
@@ -12,14 +10,17 @@ from torch_geometric import nn as pyg
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
+from mpsearch.core.site import Role, Site
+from mpsearch.graph.export import Example, export
+from mpsearch.problem.graphs import check_edges
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
+from mpsearch.problem.rules import build_space
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(12, 8, generator=GENERATOR)
 EDGES = torch.randint(0, 12, (2, 40), generator=GENERATOR)
 NONE = EDGES[:, :0]
-ALL = ("feature", "message", "aggregate")
 
 
 class Net(nn.Module):
@@ -35,62 +36,71 @@ class Net(nn.Module):
         return x
 
 
-def sage() -> Net:
-    torch.manual_seed(0)
-    return Net(pyg.SAGEConv(8, 4))
-
-
-def make(net: Net, graph: tuple[Tensor, Tensor], calibration: Any = None, roles: Any = ALL) -> ModelProblem:
-    data = {split: [Batch(graph, None, len(graph[0]))] for split in ("calibration", "validation", "test")}
-    if calibration is not None:
-        data["calibration"] = [Batch(calibration, None, len(calibration[0]))]
-    sites = [{"match": {"role": list(roles)}, "formats": ["int1", "int4"]}]
+def make(net: Net, *validation: tuple[Tensor, Tensor], calibration: tuple[Tensor, Tensor] = (X, EDGES)) -> ModelProblem:
+    data = {split: [Batch(graph, None, len(graph[0])) for graph in validation] for split in ("validation", "test")}
+    data["calibration"] = [Batch(calibration, None, len(calibration[0]))]
+    sites = [{"match": {"role": ["feature", "message", "aggregate"]}, "formats": ["int1", "int4"]}]
     return make_problem(net.eval(), data, make_spec(sites=sites))
 
 
-@pytest.mark.parametrize(
-    ("graph", "calibration"),
-    [
-        ((X[:1], EDGES[:, :1] * 0), None),
-        ((X[:1], NONE), (X, EDGES)),
-        ((X, NONE), (X, EDGES)),
-        ((0 * X, EDGES), None),
-    ],
-    ids=["one node and its loop", "one node alone", "no edges", "zeros"],
-)
-def test_an_odd_graph_is_run(graph: tuple[Tensor, Tensor], calibration: Any) -> None:
-    torch.manual_seed(0)
-    found = make(Net(pyg.GATConv(8, 8), pyg.SAGEConv(8, 4)), graph, calibration)
+def outputs(found: ModelProblem) -> list[Tensor]:
+    """In float, and at every uniform assignment."""
     objective = found.objective
     assert isinstance(objective, Given)
     for assignment in (Assignment(), *found.space.uniform().values()):
         assert next(iter(found.evaluate([assignment]))).failure is None
-        output = objective.outputs[-1][0]
-        assert torch.isfinite(output).all()
-        if not graph[0].any():
-            assert torch.equal(output, objective.model()(*graph)), "zeros stay zeros in every format"
+    return [output for outputs in objective.outputs for output in outputs]
 
 
-def test_layers_that_add_loops_need_no_edges() -> None:
-    assert next(iter(make(Net(pyg.GCNConv(8, 4)), (X, NONE)).evaluate([Assignment()]))).failure is None
+def test_a_graph_without_edges_and_a_single_node_are_run() -> None:
+    found = outputs(make(Net(pyg.GATConv(8, 8), pyg.SAGEConv(8, 4)), (X[:1], NONE), (X, NONE)))
+    assert len(found) == 6
+    assert all(torch.isfinite(output).all() for output in found)
+
+
+def test_features_that_are_all_zero_stay_zero_in_every_format() -> None:
+    net, graph = Net(pyg.GATConv(8, 8), pyg.SAGEConv(8, 4)), (0 * X, EDGES)
+    found = outputs(make(net, graph, calibration=graph))
+    assert len(found) == 3
+    assert all(torch.equal(output, net(*graph)) for output in found)
+
+
+def test_messages_without_edges_are_refused() -> None:
+    with pytest.raises(BadInput, match=r"'layers.0:message': calibration has no numbers .* leave the site out"):
+        make(Net(pyg.SAGEConv(8, 4)), (X, EDGES), calibration=(X, NONE))
+
+
+def test_edges_of_nodes_that_are_not_there_are_refused() -> None:
+    net = Net(pyg.GATConv(8, 8), pyg.SAGEConv(8, 4)).eval()
+    part = X[:9], EDGES[:, (EDGES < 9).all(0)]
+    lowered = export(net, [Example((X, EDGES)), Example(part)])
+    check_edges(lowered, {"validation": [[X, EDGES], [*part]], "test": [[X, NONE]]})
+    for edges, words in (
+        (EDGES.clamp(min=2) - 3, r"batch 1 of test: row [01] names node -1, and there are 12"),
+        (EDGES + torch.tensor([[3], [0]]), r"row 0 names node 1[2-4], and there are 12 nodes; allowed are 0 to 11"),
+        (EDGES + torch.tensor([[0], [3]]), "row 1 names node"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            check_edges(lowered, {"test": [[X, EDGES], [X, edges]]})
+    with pytest.raises(BadInput, match="there are 9 nodes"):
+        check_edges(lowered, {"test": [[X[:9], EDGES]]})
 
 
 @pytest.mark.parametrize(
-    ("graph", "calibration", "words"),
+    ("edges", "words"),
     [
-        ((X, NONE), None, r"'layers.0:message': calibration has no numbers .* leave the site out"),
-        ((X, EDGES + 3), None, r"row 0 names node 1[2-4], and there are 12 nodes; allowed are 0 to 11"),
-        ((X, EDGES), (X, EDGES - 1), "batch 0 of calibration: row [01] names node -1"),
-        ((X, EDGES.float()), None, r"torch.float32 of shape \(2, 40\). .* give edge_index.long\(\)"),
-        ((X, EDGES.t()), None, r"of shape \(40, 2\). .* give edge_index.t\(\)"),
+        (EDGES.float(), r"torch.float32 of shape \(2, 40\)\. .* give edge_index.long\(\)"),
+        (EDGES.t(), r"of shape \(40, 2\)\. .* give edge_index.t\(\)"),
     ],
-    ids=["no messages", "beyond the last node", "negative", "not whole", "transposed"],
+    ids=["not whole", "transposed"],
 )
-def test_a_wrong_graph_is_refused(graph: tuple[Tensor, Tensor], calibration: Any, words: str) -> None:
+def test_what_is_no_edge_index_is_refused(edges: Tensor, words: str) -> None:
     with pytest.raises(BadInput, match=words):
-        make(sage(), graph, calibration)
+        make(Net(pyg.SAGEConv(8, 4)), (X, edges))
 
 
-def test_attention_that_a_layer_does_not_have_is_refused() -> None:
-    with pytest.raises(BadInput, match=r"of role attention matches no site\. Roles of this model: .*message"):
-        make(sage(), (X, EDGES), roles=("attention",))
+def test_attention_that_no_layer_has_is_refused() -> None:
+    sites = [Site("conv:feature", Role.FEATURE, (12, 8), 1), Site("conv:message", Role.MESSAGE, (40, 8), 1)]
+    spec = make_spec(sites=[{"match": {"role": "attention"}, "formats": ["int4"]}])
+    with pytest.raises(BadInput, match=r"of role attention matches no site\. Roles of this model: feature, message"):
+        build_space(spec, sites, ())
