@@ -51,7 +51,15 @@ def edge_index(adjacency: Any) -> Tensor:
 
 
 def with_edges(tree: Any, weighted: bool = False) -> Any:
-    """`tree` with every sparse adjacency in it replaced by its `edge_index`, or, `weighted`, by `Edges`."""
+    """`tree` with every sparse adjacency in it replaced by its `edge_index`, or, `weighted`, by `Edges`.
+
+    Raises `BadInput` where values that are no ones would be lost.
+    """
+    if not weighted and is_weighted(tree):
+        raise BadInput(
+            "a sparse adjacency has values other than 1, which no batch had when the model was exported: give weighted "
+            "adjacencies from the first batch on, or none."
+        )
 
     def listed(leaf: Any) -> Any:
         if not is_sparse(leaf):

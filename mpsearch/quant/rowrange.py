@@ -82,6 +82,7 @@ class RowRange(Quantizer):
     """Integers with a range per row: `rowrange4`."""
 
     scheme = "rowrange"
+    menu = ("rowrange2", "rowrange4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits not in _BITS:

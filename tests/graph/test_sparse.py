@@ -87,6 +87,8 @@ def test_ones_need_no_weights() -> None:
     assert not is_weighted([ones.to_sparse_csr(), SparseTensor(ones, has_values=False), others])
     assert is_weighted([others.to_sparse_csr()])
     assert is_weighted([SparseTensor(others)])
+    with pytest.raises(BadInput, match="which no batch had"):
+        with_edges(others.to_sparse_csr())
 
 
 def test_several_numbers_per_edge_are_refused() -> None:

@@ -19,7 +19,7 @@ from mpsearch.core.format import Format
 from mpsearch.core.site import Bin, Role, Site
 from mpsearch.engine.run import _start_assignments
 from mpsearch.graph.export import Example, export
-from mpsearch.problem.graphs import with_degrees
+from mpsearch.problem.inputs import Inputs
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
 from mpsearch.problem.rules import build_space, of_nodes
@@ -206,20 +206,17 @@ def test_degrees_of_the_whole_graph_decide_where_a_batch_gives_them() -> None:
 
 
 def test_degrees_that_cannot_be_are_refused() -> None:
-    lowered = export(model(), [Example((X, EDGES))])
-
-    def given(degrees: Tensor | None) -> list[Batch]:
-        return [Batch((X, EDGES), None, 40, degrees=degrees)]
-
+    inputs = Inputs(export(model(), [Example((X, EDGES))]), Example((X, EDGES)))
+    inputs.take_degrees()
+    assert inputs.of(Example((X, EDGES), degrees=DEGREES))[0][-1] is DEGREES
     for degrees, words in (
-        (None, "some batches have degrees and others have none"),
+        (None, "it has no degrees, and others have"),
         (torch.arange(39), r"torch.int64 of shape \(39,\); give the in-degree of each of the 40 nodes"),
         (torch.ones(40), "torch.float32 of shape"),
         (torch.arange(40) - 1, "whole numbers of at least 0"),
     ):
-        flat = {split: [[X, EDGES]] for split in ("validation", "test")}
         with pytest.raises(BadInput, match=words):
-            with_degrees(lowered, flat, {"validation": given(DEGREES), "test": given(degrees)})
+            inputs.of(Example((X, EDGES), degrees=degrees))
 
 
 def test_ranges_of_nodes_make_integers_formats_with_a_range_per_row() -> None:

@@ -12,7 +12,7 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.site import Role, Site
 from mpsearch.graph.export import Example, export
-from mpsearch.problem.graphs import check_edges
+from mpsearch.problem.inputs import Inputs
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
 from mpsearch.problem.rules import build_space
@@ -73,24 +73,24 @@ def test_messages_without_edges_are_refused() -> None:
 def test_edges_of_nodes_that_are_not_there_are_refused() -> None:
     net = Net(pyg.GATConv(8, 8), pyg.SAGEConv(8, 4)).eval()
     part = X[:9], EDGES[:, (EDGES < 9).all(0)]
-    lowered = export(net, [Example((X, EDGES)), Example(part)])
-    check_edges(lowered, {"validation": [[X, EDGES], [*part]], "test": [[X, NONE]]})
-    for edges, words in (
-        (EDGES.clamp(min=2) - 3, r"batch 1 of test: row [01] names node -1, and there are 12"),
-        (EDGES + torch.tensor([[3], [0]]), r"row 0 names node 1[2-4], and there are 12 nodes; allowed are 0 to 11"),
-        (EDGES + torch.tensor([[0], [3]]), "row 1 names node"),
+    inputs = Inputs(export(net, [Example((X, EDGES)), Example(part)]), Example((X, EDGES)))
+    for graph in ((X, EDGES), part, (X, NONE)):
+        assert inputs.of(Example(graph)) == ([*graph], 0)
+    for graph, words in (
+        ((X, EDGES.clamp(min=2) - 3), r"row [01] of edge_index names node -1, and there are 12 nodes"),
+        ((X, EDGES + torch.tensor([[3], [0]])), r"row 0 of edge_index names node 1[2-4], .*; allowed are 0 to 11"),
+        ((X, EDGES + torch.tensor([[0], [3]])), "row 1 of edge_index names node"),
+        ((X[:9], EDGES), "there are 9 nodes"),
     ):
         with pytest.raises(BadInput, match=words):
-            check_edges(lowered, {"test": [[X, EDGES], [X, edges]]})
-    with pytest.raises(BadInput, match="there are 9 nodes"):
-        check_edges(lowered, {"test": [[X[:9], EDGES]]})
+            inputs.of(Example(graph))
 
 
 @pytest.mark.parametrize(
     ("edges", "words"),
     [
-        (EDGES.float(), r"torch.float32 of shape \(2, 40\)\. .* give edge_index.long\(\)"),
-        (EDGES.t(), r"of shape \(40, 2\)\. .* give edge_index.t\(\)"),
+        (EDGES.float(), r"batch 0 of validation: .* torch.float32 of shape \(2, 40\)\. .* give edge_index.long\(\)"),
+        (EDGES.t(), r"batch 0 of validation: .* of shape \(40, 2\)\. .* give edge_index.t\(\)"),
     ],
     ids=["not whole", "transposed"],
 )
