@@ -83,6 +83,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.binary import BinaryGrid
 from mpsearch.quant.calibrate import entropy, mean_span, percentile, span, thinned
@@ -173,6 +174,9 @@ class Integer(Quantizer):
         plan, default = _Plan.read(fmt, role), _Plan.default(fmt.bits, role)
         refuse(fmt, plan.refusal(fmt.bits, role))
         return short(fmt, vars(plan), vars(default))
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits))
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
         plan = _Plan.read(self.canonical(fmt, role), role)
