@@ -221,7 +221,7 @@ def _accelerators(as_json: bool) -> None:
 
 
 def _about(kind: str, name: str) -> str:
-    """The first line of what `name` says of itself; of a driver its options too, of a quantizer what its name offers."""
+    """The first line of what `name` says of itself; a driver's options too, and what a quantizer's name offers."""
     from mpsearch.spec import find, registry
 
     if name == "auto":
