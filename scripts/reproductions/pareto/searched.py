@@ -1,0 +1,127 @@
+"""Searches of one network: `frontier` and random search from several seeds, each with a ledger that it goes on from."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from pareto.cases import Case
+
+from mpsearch.core.assignment import Assignment
+from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.front import Front, Scale
+from mpsearch.core.space import Choice
+from mpsearch.drivers.base import Driver, SearchOver
+from mpsearch.engine.session import FLOAT, LedgerSession
+from mpsearch.ledger.ledger import Ledger
+from mpsearch.problem.build import build_problem
+from mpsearch.problem.model import ModelProblem
+from mpsearch.spec import registry
+
+DRIVERS = ("frontier", "random")
+ROUND = 0.05
+"""How far above a number of bits an average still counts as that number."""
+
+
+class Searched:
+    """A problem, and what its searches found.
+
+    Args:
+        case: the network.
+        out: folder of the ledgers.
+    """
+
+    def __init__(self, case: Case, out: Path) -> None:
+        self.case, self.out = case, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.spec = case.spec(case.weights, case.values)
+        self.problem = build_problem(self.spec)
+        self.goals = tuple(goal.goal() for goal in self.spec.goals)
+        self.runs = {(driver, seed): self._search(driver, seed) for driver in DRIVERS for seed in case.seeds}
+
+    def _search(self, driver: str, seed: int) -> tuple[Evaluation, ...]:
+        made = registry.load("drivers", driver)()
+        assert isinstance(made, Driver)
+        with self._ledger(f"{driver}-{seed}") as ledger:
+            session = LedgerSession(self.problem, ledger, self.goals, seed, budget=self.case.budget)
+            try:
+                session.evaluate_controls()
+                session.search_as(driver)
+                made.search(session)
+            except SearchOver:
+                pass
+            found = tuple(session.evaluations)
+            print(f"{driver}, seed {seed}: {len(found)} evaluations in {seconds(found):.0f} s", flush=True)
+            return found
+
+    def _ledger(self, name: str) -> Ledger:
+        return Ledger(self.out / f"{self.case.space}-{name}.jsonl", self.spec.sha256, versions())
+
+    @property
+    def baseline(self) -> Evaluation:
+        return next(e for run in self.runs.values() for e in run if e.assignment == FLOAT)
+
+    @cached_property
+    def controls(self) -> dict[str, Evaluation]:
+        """The uniform ones by name, widest first."""
+        first = next(iter(self.runs.values()))
+        return {e.asked_by: e for e in reversed(first) if e.asked_by.startswith("uniform")}
+
+    def found(self, driver: str) -> list[Evaluation]:
+        """What the searches of all seeds evaluated, each assignment once."""
+        return list({e.assignment: e for (by, _), run in self.runs.items() if by == driver for e in run}.values())
+
+    @cached_property
+    def front(self) -> Front:
+        """Of all seeds of `frontier`."""
+        return Front.of(self.found("frontier"), self.goals, self.baseline.measures)
+
+    def volumes(self, driver: str) -> list[float]:
+        """Hypervolume of the front of each seed, on one scale for all."""
+        everything = [e for run in self.runs.values() for e in run]
+        scale = Scale.of(everything, [self.baseline, *self.controls.values()], self.goals)
+        mine = [run for (by, _), run in self.runs.items() if by == driver]
+        return [Front.of(run, self.goals, self.baseline.measures).hypervolume(scale) for run in mine]
+
+    def best_within(self, bits: float, evaluations: Iterable[Evaluation]) -> Evaluation | None:
+        """The best with at most so many bits on average, of weights and of values; None where there is none."""
+        small = [e for e in evaluations if e.failure is None and max(self.bits(e.assignment)) <= bits + ROUND]
+        return min(small, key=lambda e: self.goals[0].loss(e.measures), default=None)
+
+    def bits(self, assignment: Assignment) -> tuple[float, float]:
+        """Average bits of weights and of values, see `average_bits`."""
+        return average_bits(self.problem, assignment, self.problem.space.choices)
+
+    def test(self, chosen: Iterable[Evaluation]) -> dict[Assignment, Evaluation]:
+        """Scores of `chosen` on the test split."""
+        with self._ledger("test") as ledger:
+            LedgerSession(self.problem, ledger, self.goals, 0).score_test(chosen)
+            return {e.assignment: e for e in ledger.evaluations if e.split == "test"}
+
+
+def average_bits(problem: ModelProblem, assignment: Assignment, choices: Sequence[Choice]) -> tuple[float, float]:
+    """Average bits per element: codes of conv, linear and recurrent weights, and values that have several options.
+
+    Of a value all counts that it takes while the model runs, so the scales of its blocks too.
+    """
+    elements, bits = 0, 0
+    searched = {site for choice in choices if len(choice.options) > 1 for site in choice.sites}
+    for site in problem.sites:
+        if site.name in searched and not site.role.is_parameter:
+            fmt, n = assignment.at(site.name), torch.Size(site.shape).numel()
+            elements += n
+            bits += 32 * n if fmt.is_float32 else problem.runner.interpreter.grids.packed(site.name, fmt).code_bits
+    return problem.costs(assignment)["weight_bits"], bits / elements
+
+
+def seconds(evaluations: Iterable[Evaluation]) -> float:
+    """Time that scoring took."""
+    return sum(e.seconds for e in evaluations)
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in ("mpsearch", "torch", "numpy")}}
