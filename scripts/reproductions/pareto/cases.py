@@ -10,8 +10,16 @@ from mpsearch.spec.load import load_spec
 from mpsearch.spec.schema import Spec
 
 ROOT = Path(__file__).resolve().parents[3]
-_WEIGHTS = {4: "int4:mse, int4:affine, int4:g64, esb4, nvfp4, sub4", 3: "int3:mse, int3:affine, int3:g64, pow3"}
-_VALUES = {4: "int4:p99.9, esb4, nvfp4", 3: "int3:p99.9, pow3"}
+_WEIGHTS = {
+    8: "",
+    6: "",
+    4: "int4:mse, int4:affine, int4:g64, esb4, nvfp4, sub4",
+    3: "int3:mse, int3:affine, int3:g64, pow3",
+    2: "",
+}
+_VALUES = {8: "", 6: "", 4: "int4:p99.9, esb4, nvfp4", 3: "int3:p99.9, pow3", 2: ""}
+_FEW_WEIGHTS = {8: "", 4: "int4:affine, esb4, nvfp4", 3: "int3:affine"}
+_FEW_VALUES = {8: "", 4: "nvfp4", 3: ""}
 
 
 @dataclass(frozen=True)
@@ -24,6 +32,7 @@ class Case:
         data: the network and its splits, in sentences.
         loss: the measure that is searched.
         limit: on it, for the search and the front.
+        most: bit operations that the search and the front may take, as a share of those of the float model.
         shown: the measure that people quote of the network.
         budget: evaluations of one search, controls included.
         seeds: of the searches.
@@ -31,7 +40,7 @@ class Case:
         fixed: (match, format) of sites that are not searched.
         note: what the page says of them.
         settings: further overrides of the space, as of `--set`.
-        swept_weights, swept_values: formats that are tried everywhere, by bits.
+        swept_weights, swept_values: formats that are tried everywhere beside integers, by bits.
     """
 
     space: str
@@ -39,10 +48,11 @@ class Case:
     data: str
     loss: str
     limit: str
+    most: float
     shown: str
     budget: int
     seeds: Sequence[int] = (0,)
-    weights: str = "int2, int3, int4, int6, int8"
+    weights: str = "int3, int4, int6, int8"
     values: str = "int3, int4, int6, int8"
     fixed: Sequence[tuple[str, str]] = ()
     note: str = ""
@@ -61,7 +71,8 @@ class Case:
         sites = ", ".join(f"{{match: {match}, formats: [{formats}]}}" for match, formats in rules)
         up = str(self.loss != "log_loss").lower()
         loss = f"{{name: {self.loss}, maximise: {up}, limit: '{self.limit}'}}"
-        settings = [f"sites=[{sites}]", f"goals=[{loss}, {{name: bops}}]", "engine.threads=1", *self.settings, *more]
+        bops = f"{{name: bops, limit: '<= baseline * {self.most}'}}"
+        settings = [f"sites=[{sites}]", f"goals=[{loss}, {bops}]", "engine.threads=1", *self.settings, *more]
         return load_spec(ROOT / "search_spaces" / f"{self.space}.yaml", settings)
 
 
@@ -72,12 +83,13 @@ CASES = {
         title="stories260K, a Llama of 260,032 weights, on TinyStories",
         data="Stories of at most 256 tokens: 8 calibrate, 24 validate, 60 test.",
         loss="log_loss",
-        limit="<= baseline + 2",
+        limit="<= baseline + 1",
+        most=0.066,
         shown="perplexity",
-        budget=60,
+        budget=70,
         seeds=(0, 1),
-        weights="int2, int3:mse, int4:mse, esb4, int6, int8",
-        values="int3, int4, esb4, nvfp4, int6, int8",
+        weights="int3:mse, int4:mse, int6, int8",
+        values="int3, nvfp4, int6, int8",
         fixed=(_SUMS[0], _SUMS[1], _SUMS[3]),
         note="Residual sums, which the normalisations read, have 8 bits; scores and probabilities of attention are "
         "float.",
@@ -90,11 +102,11 @@ CASES = {
         "images 500 of the first half validate, and the 5,000 of the second half test.",
         loss="log_loss",
         limit="<= baseline + 0.6",
+        most=0.036,
         shown="accuracy",
         budget=60,
         seeds=(0, 1),
-        weights="int2, int3, pow3, int4, esb4, int6, int8",
-        values="int3, int4, int4:p99.9, int6, int8",
+        weights="int3:affine, esb4, int6, int8",
         note="First and last layer are quantized as all others, and so are residual sums and the image.",
         settings=("objective.options.validation=500", "objective.options.batch_size=50"),
     ),
@@ -105,12 +117,15 @@ CASES = {
         "the test part test.",
         loss="spearman",
         limit=">= baseline - 0.25",
+        most=0.045,
         shown="spearman",
         budget=36,
-        values="int3, int4, nvfp4, int6, int8",
+        values="int3, nvfp4, int6, int8",
         fixed=(('"*embeddings.weight"', "int4"), _SUMS[0], _SUMS[2]),
         note="Embeddings have 4 bits and residual sums, which the normalisations read, 8; scores and probabilities of "
         "attention are float.",
+        swept_weights=_FEW_WEIGHTS,
+        swept_values=_FEW_VALUES,
         settings=("objective.options.validation=100", "objective.options.batch_size=25"),
     ),
     "efficientnet_lite0": Case(
@@ -121,12 +136,17 @@ CASES = {
         "images are probably of the training set of ImageNet.",
         loss="log_loss",
         limit="<= baseline + 2",
+        most=0.036,
         shown="accuracy",
         budget=36,
-        weights="int3, int4, esb4, int6, int8",
-        values="int3, int4, int6, int8",
-        note="All layers are quantized, first, last and depthwise ones too; a depthwise convolution and the "
-        "projection after it have the same formats.",
-        settings=("objective.options.validation=100",),
+        weights="int3:affine, esb4, int6, int8",
+        note="All layers are quantized, first, last and depthwise ones too; the three weights of a block "
+        "have one format, and so have their inputs.",
+        swept_weights=_FEW_WEIGHTS,
+        swept_values=_FEW_VALUES,
+        settings=(
+            "objective.options.validation=100",
+            "tie=[{group: [_expand_conv, _depthwise_conv, _project_conv]}]",
+        ),
     ),
 }

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 from pareto.searched import DRIVERS, ROUND, Searched, seconds, versions
-from pareto.sweep import Row
+from pareto.sweep import WIDTHS, Row
 
 from mpsearch.core.evaluation import Evaluation
 
-WIDTHS = (4, 3)
 _SIZES = ("bits of weights", "of values", "memory, KiB", "bit operations")
 MOST_TESTED = 6
 """Members of the front that are scored on the test split."""
@@ -38,7 +37,7 @@ class Page:
             for driver in DRIVERS
             if (found := searched.best_within(bits, searched.found(driver))) is not None
         }
-        chosen = [searched.baseline, *searched.controls.values(), *self.points.values(), *(members[i] for i in rows)]
+        chosen = [searched.baseline, *searched.uniform, *self.points.values(), *(members[i] for i in rows)]
         self.tests = searched.test(chosen)
 
     def write(self, folder: Path, swept: Mapping[int, Sequence[Row]]) -> None:
@@ -63,19 +62,22 @@ class Page:
         yield f"# {case.title}: post-training front\n"
         yield f"`scripts/reproduce fronts {self.name}` makes this page. {case.data} {case.note}\n"
         yield (
-            f"Searched: `{case.loss}`, {case.limit}, against `bops`, bit operations. Weights: {case.weights}; values: "
-            f"{case.values}. Driver `frontier`, {case.budget} evaluations with float and uniform controls, seed "
+            f"Searched: `{case.loss}` (limit: {case.limit}) against `bops`, bit operations (limit: {case.most} of the "
+            f"float model's). Weights: {case.weights}; values: {case.values}. Driver `frontier`, {case.budget} "
+            f"evaluations with float and the controls of the first table, seed "
             f"{', '.join(map(str, case.seeds))}; random search has the same budget and seeds. No training: ranges by "
             "the defaults of the formats, sequential bias correction.\n"
         )
         yield (
-            "Bits are averages per element: of weights of convolutions, linear layers and recurrences without their "
-            "scales, and of the values that are searched. Memory holds everything, scales and tables too. Bit "
+            "Bits are averages per element, scales apart: of the weights of convolutions, linear layers and "
+            "recurrences, and of the values that are searched. Memory holds all that is stored, scales too. Bit "
             "operations are shares of those of the float model. "
             f"*Drop* is that of `{case.shown}` on the test split against the float model of the same run"
             + (f"; one standard error of the float model's is {error:.4f}.\n" if error else ".\n")
         )
-        yield from self._table({"float": searched.baseline, **searched.controls}, "## Float and uniform\n")
+        yield from self._table(
+            {"float": searched.baseline, **searched.controls}, "## One format for all weights, one for all values\n"
+        )
         said = (
             f"The best with at most so many bits on average (up to {ROUND} more), of weights and of values, chosen on "
             "validation data among all that a driver evaluated, controls included.\n"
@@ -100,21 +102,14 @@ class Page:
                 for driver, volumes in self.volumes.items()
             ],
         )
-        for bits, rows in swept.items():
-            yield f"## Other formats, all at {bits} bits\n"
-            yield "One change at a time from integers, on the validation data of the search.\n"
+        if swept:
+            yield "## The same format everywhere\n"
+            yield "Integers, and one change at a time from them, on the validation data of the search.\n"
             yield from _markdown(
-                [
-                    "weights",
-                    "values",
-                    "bits of weights",
-                    "of values",
-                    "memory, KiB",
-                    f"`{case.loss}`",
-                    f"`{case.shown}`",
-                ],
+                ["weights", "values", *_SIZES[:3], f"`{case.loss}`", f"`{case.shown}`"],
                 [
                     [row.weights, row.values, *(f"{b:.2f}" for b in row.bits), *self._scores(row.evaluation)]
+                    for rows in swept.values()
                     for row in rows
                 ],
             )
@@ -164,7 +159,11 @@ class Page:
         whole = searched.baseline.measures
         for name, found, style in (
             ("random", searched.found("random"), {"marker": ".", "linestyle": "", "color": "0.7"}),
-            ("uniform", list(searched.controls.values()), {"marker": "s", "linestyle": "", "color": "tab:orange"}),
+            (
+                "one format each",
+                list(searched.controls.values()),
+                {"marker": "s", "linestyle": "", "color": "tab:orange"},
+            ),
             ("front", list(searched.front.members), {"marker": "o", "markersize": 4, "color": "tab:blue"}),
         ):
             good = [e.measures for e in found if e.failure is None and e is not searched.baseline]

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from pareto.cases import Case
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.format import Format
 from mpsearch.core.front import Front, Scale
 from mpsearch.core.space import Choice
 from mpsearch.drivers.base import Driver, SearchOver
@@ -20,6 +22,7 @@ from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.build import build_problem
 from mpsearch.problem.model import ModelProblem
+from mpsearch.problem.rules import canonical
 from mpsearch.spec import registry
 
 DRIVERS = ("frontier", "random")
@@ -41,7 +44,13 @@ class Searched:
         self.spec = case.spec(case.weights, case.values)
         self.problem = build_problem(self.spec)
         self.goals = tuple(goal.goal() for goal in self.spec.goals)
+        self.grid = self._grid()
         self.runs = {(driver, seed): self._search(driver, seed) for driver in DRIVERS for seed in case.seeds}
+
+    def _grid(self) -> dict[str, Assignment]:
+        """One format for all weights and one for all values, every pair of them, by a name such as `int4, int8`."""
+        pairs = product(self.case.weights.split(", "), self.case.values.split(", "))
+        return {f"{weights}, {values}": everywhere(self.problem, weights, values) for weights, values in pairs}
 
     def _search(self, driver: str, seed: int) -> tuple[Evaluation, ...]:
         made = registry.load("drivers", driver)()
@@ -50,6 +59,8 @@ class Searched:
             session = LedgerSession(self.problem, ledger, self.goals, seed, budget=self.case.budget)
             try:
                 session.evaluate_controls()
+                session.search_as("start")
+                session.evaluate([a for a in self.grid.values() if not session.forbids(a)])
                 session.search_as(driver)
                 made.search(session)
             except SearchOver:
@@ -67,9 +78,15 @@ class Searched:
 
     @cached_property
     def controls(self) -> dict[str, Evaluation]:
-        """The uniform ones by name, widest first."""
-        first = next(iter(self.runs.values()))
-        return {e.asked_by: e for e in reversed(first) if e.asked_by.startswith("uniform")}
+        """What has one format for all weights and one for all values, by name, the most operations first."""
+        known = {e.assignment: e for e in next(iter(self.runs.values()))}
+        found = {name: known[assignment] for name, assignment in self.grid.items() if assignment in known}
+        return dict(sorted(found.items(), key=lambda item: -item[1].measures["bops"]))
+
+    @cached_property
+    def uniform(self) -> list[Evaluation]:
+        """Those that are as wide everywhere."""
+        return [e for e in next(iter(self.runs.values())) if e.asked_by.startswith("uniform")]
 
     def found(self, driver: str) -> list[Evaluation]:
         """What the searches of all seeds evaluated, each assignment once."""
@@ -83,7 +100,7 @@ class Searched:
     def volumes(self, driver: str) -> list[float]:
         """Hypervolume of the front of each seed, on one scale for all."""
         everything = [e for run in self.runs.values() for e in run]
-        scale = Scale.of(everything, [self.baseline, *self.controls.values()], self.goals)
+        scale = Scale.of(everything, [self.baseline, *self.uniform], self.goals)
         mine = [run for (by, _), run in self.runs.items() if by == driver]
         return [Front.of(run, self.goals, self.baseline.measures).hypervolume(scale) for run in mine]
 
@@ -103,19 +120,24 @@ class Searched:
             return {e.assignment: e for e in ledger.evaluations if e.split == "test"}
 
 
-def average_bits(problem: ModelProblem, assignment: Assignment, choices: Sequence[Choice]) -> tuple[float, float]:
-    """Average bits per element: codes of conv, linear and recurrent weights, and values that have several options.
+def everywhere(problem: ModelProblem, weights: str, values: str) -> Assignment:
+    """Every choice that has several options takes the format of its kind."""
+    site_of = {site.name: site for site in problem.sites}
+    picked = []
+    for choice in problem.space.choices:
+        site = site_of[choice.sites[0]]
+        fmt = canonical(Format.parse(weights if site.role.is_parameter else values), site)
+        picked.append(choice.options.index(fmt) if len(choice.options) > 1 else 0)
+    return problem.space.decode(picked)
 
-    Of a value all counts that it takes while the model runs, so the scales of its blocks too.
-    """
-    elements, bits = 0, 0
+
+def average_bits(problem: ModelProblem, assignment: Assignment, choices: Sequence[Choice]) -> tuple[float, float]:
+    """Average bits per element, scales apart: of conv, linear and recurrent weights, and of values with a choice."""
     searched = {site for choice in choices if len(choice.options) > 1 for site in choice.sites}
-    for site in problem.sites:
-        if site.name in searched and not site.role.is_parameter:
-            fmt, n = assignment.at(site.name), torch.Size(site.shape).numel()
-            elements += n
-            bits += 32 * n if fmt.is_float32 else problem.runner.interpreter.grids.packed(site.name, fmt).code_bits
-    return problem.costs(assignment)["weight_bits"], bits / elements
+    values = [site for site in problem.sites if site.name in searched and not site.role.is_parameter]
+    elements = [torch.Size(site.shape).numel() for site in values]
+    bits = sum(n * assignment.at(site.name).bits for n, site in zip(elements, values, strict=True))
+    return problem.costs(assignment)["weight_bits"], bits / sum(elements)
 
 
 def seconds(evaluations: Iterable[Evaluation]) -> float:
