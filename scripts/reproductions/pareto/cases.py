@@ -37,6 +37,7 @@ class Case:
         budget: evaluations of one search, controls included.
         seeds: of the searches.
         weights, values: formats to choose from.
+        tested: members of the front that are scored on the test split.
         fixed: (match, format) of sites that are not searched.
         note: what the page says of them.
         settings: further overrides of the space, as of `--set`.
@@ -54,6 +55,7 @@ class Case:
     seeds: Sequence[int] = (0,)
     weights: str = "int3, int4, int6, int8"
     values: str = "int3, int4, int6, int8"
+    tested: int = 6
     fixed: Sequence[tuple[str, str]] = ()
     note: str = ""
     settings: Sequence[str] = ()
@@ -104,8 +106,7 @@ CASES = {
         limit="<= baseline + 0.6",
         most=0.036,
         shown="accuracy",
-        budget=60,
-        seeds=(0, 1),
+        budget=50,
         weights="int3:affine, esb4, int6, int8",
         note="First and last layer are quantized as all others, and so are residual sums and the image.",
         settings=("objective.options.validation=500", "objective.options.batch_size=50"),
@@ -113,20 +114,21 @@ CASES = {
     "minilm": Case(
         space="minilm_sts",
         title="all-MiniLM-L6-v2 on the STS Benchmark",
-        data="64 training pairs calibrate, 100 pairs of the dev part, evenly spaced by length, validate, all 1,379 of "
+        data="64 training pairs calibrate, 60 pairs of the dev part, evenly spaced by length, validate, all 1,379 of "
         "the test part test.",
         loss="spearman",
         limit=">= baseline - 0.25",
         most=0.045,
         shown="spearman",
-        budget=36,
+        budget=24,
         values="int3, nvfp4, int6, int8",
+        tested=3,
         fixed=(('"*embeddings.weight"', "int4"), _SUMS[0], _SUMS[2]),
         note="Embeddings have 4 bits and residual sums, which the normalisations read, 8; scores and probabilities of "
         "attention are float.",
         swept_weights=_FEW_WEIGHTS,
         swept_values=_FEW_VALUES,
-        settings=("objective.options.validation=100", "objective.options.batch_size=25"),
+        settings=("objective.options.validation=60", "objective.options.batch_size=20"),
     ),
     "efficientnet_lite0": Case(
         space="imagenet_efficientnet_lite0",
@@ -138,7 +140,8 @@ CASES = {
         limit="<= baseline + 2",
         most=0.036,
         shown="accuracy",
-        budget=36,
+        budget=24,
+        tested=3,
         weights="int3:affine, esb4, int6, int8",
         note="All layers are quantized, first, last and depthwise ones too; the three weights of a block "
         "have one format, and so have their inputs.",

@@ -15,8 +15,6 @@ from pareto.sweep import WIDTHS, Row
 from mpsearch.core.evaluation import Evaluation
 
 _SIZES = ("bits of weights", "of values", "memory, KiB", "bit operations")
-MOST_TESTED = 6
-"""Members of the front that are scored on the test split."""
 
 
 class Page:
@@ -30,14 +28,15 @@ class Page:
     def __init__(self, name: str, searched: Searched) -> None:
         self.name, self.searched, self.case = name, searched, searched.case
         members = searched.front.members
-        rows = np.unique(np.linspace(0, len(members) - 1, min(MOST_TESTED, len(members))).round().astype(int))
+        rows = np.unique(np.linspace(0, len(members) - 1, min(self.case.tested, len(members))).round().astype(int))
         self.points = {
             f"{driver}, {bits} bits": found
             for bits in WIDTHS
             for driver in DRIVERS
             if (found := searched.best_within(bits, searched.found(driver))) is not None
         }
-        chosen = [searched.baseline, *searched.uniform, *self.points.values(), *(members[i] for i in rows)]
+        uniform = [e for e in searched.uniform if e.asked_by in ("uniform 4", "uniform 8")]
+        chosen = [searched.baseline, *uniform, *self.points.values(), *(members[i] for i in rows)]
         self.tests = searched.test(chosen)
 
     def write(self, folder: Path, swept: Mapping[int, Sequence[Row]]) -> None:
@@ -85,7 +84,7 @@ class Page:
         yield from self._table(self.points, "## At 4 and 3 bits\n", said)
         front = {str(i): e for i, e in enumerate(searched.front.members, 1)}
         yield from self._table(
-            front, "## Front\n", f"At most {MOST_TESTED}, evenly spread, were scored on test data.\n"
+            front, "## Front\n", f"At most {case.tested}, evenly spread, were scored on test data.\n"
         )
         yield f"![{case.shown} over bit operations]({self.name}.png)\n"
         yield "## Search\n"
