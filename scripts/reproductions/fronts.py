@@ -26,6 +26,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
     parser.add_argument("names", nargs="*", default=[], help=f"of {', '.join(CASES)}; all if none is named")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "fronts", help="folder of the ledgers")
     parser.add_argument("--docs", type=Path, default=ROOT / "docs" / "results", help="folder of the pages")
+    parser.add_argument("--only-fronts", action="store_true", help="leave out what other formats do")
     asked = parser.parse_args(arguments)
     if unknown := sorted(set(asked.names) - set(CASES)):
         parser.error(f"{', '.join(unknown)} is not known; allowed: {', '.join(CASES)}")
@@ -34,7 +35,8 @@ def main(arguments: list[str]) -> dict[str, Any]:
         print(f"{name}:", flush=True)
         page = Page(name, Searched(CASES[name], asked.out))
         page.write(asked.docs, {})
-        page.write(asked.docs, sweep(CASES[name], asked.out))
+        if not asked.only_fronts:
+            page.write(asked.docs, sweep(CASES[name], asked.out))
         figures |= {f"{name} {point}": page.drop(found) for point, found in page.points.items()}
         for driver, volumes in page.volumes.items():
             figures[f"{name} hypervolume of {driver}"] = volumes
