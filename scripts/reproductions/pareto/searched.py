@@ -26,6 +26,7 @@ from mpsearch.problem.rules import canonical
 from mpsearch.spec import registry
 
 DRIVERS = ("frontier", "random")
+_CONTROLS = ("baseline", "uniform", "start")
 ROUND = 0.05
 """How far above a number of bits an average still counts as that number."""
 
@@ -45,7 +46,10 @@ class Searched:
         self.problem = build_problem(self.spec)
         self.goals = tuple(goal.goal() for goal in self.spec.goals)
         self.grid = self._grid()
-        self.runs = {(driver, seed): self._search(driver, seed) for driver in DRIVERS for seed in case.seeds}
+        self.runs: dict[tuple[str, int], tuple[Evaluation, ...]] = {}
+        for driver in DRIVERS:
+            for seed in case.seeds:
+                self.runs[driver, seed] = self._search(driver, seed)
 
     def _grid(self) -> dict[str, Assignment]:
         """One format for all weights and one for all values, every pair of them, by a name such as `int4, int8`."""
@@ -56,6 +60,9 @@ class Searched:
         made = registry.load("drivers", driver)()
         assert isinstance(made, Driver)
         with self._ledger(f"{driver}-{seed}") as ledger:
+            for shared in next(iter(self.runs.values()), ()) if not len(ledger) else ():
+                if shared.asked_by.startswith(_CONTROLS):  # the same in every search
+                    ledger.append(shared)
             session = LedgerSession(self.problem, ledger, self.goals, seed, budget=self.case.budget)
             try:
                 session.evaluate_controls()
