@@ -98,7 +98,7 @@ def _cifar_rows(split: str) -> Rows:
     return pixels.sub_(_MEAN).div_(_STD).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels[rows]).long()
 
 
-_IMAGENET = {"calibration": slice(0, 100), "validation": slice(100, 500), "test": slice(500, 1000)}
+_IMAGENET = {"calibration": slice(0, 50), "validation": slice(50, 500), "test": slice(500, 1000)}
 
 
 def _efficientnet() -> nn.Module:
@@ -108,7 +108,7 @@ def _efficientnet() -> nn.Module:
 
 @cache
 def _imagenet_rows(split: str) -> Rows:
-    """1,000 images, one of each class, in a fixed random order: 100 to calibrate, 400 to validate, 500 to test.
+    """1,000 images, one of each class, in a fixed random order: 50 to calibrate, 450 to validate, 500 to test.
 
     There is no other sample: the splits are disjoint, but all three are small, and most images are probably of the
     training set, so that accuracy is well above that on the validation set of ImageNet.

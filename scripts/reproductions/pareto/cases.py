@@ -134,14 +134,14 @@ CASES = {
     "efficientnet_lite0": Case(
         space="imagenet_efficientnet_lite0",
         title="EfficientNet-Lite0 on 1,000 images of ImageNet",
-        data="One image of each class, and no other data: in a fixed random order 100 calibrate, the next 400 are for "
-        "validation (the search scores 100 of them), the last 500 test. The splits are disjoint but small, and most "
+        data="One image of each class, and no other data: in a fixed random order 50 calibrate, the next 450 are for "
+        "validation (the search scores 60 of them), the last 500 test. The splits are disjoint but small, and most "
         "images are probably of the training set of ImageNet.",
         loss="log_loss",
         limit="<= baseline + 2",
         most=0.036,
         shown="accuracy",
-        budget=28,
+        budget=26,
         tested=2,
         weights="int3:affine, esb4, int6, int8",
         note="All layers are quantized, first, last and depthwise ones too; the three weights of a block "
@@ -149,7 +149,7 @@ CASES = {
         swept_weights=_FEW_WEIGHTS,
         swept_values=_FEW_VALUES,
         settings=(
-            "objective.options.validation=100",
+            "objective.options.validation=60",
             "tie=[{group: [_expand_conv, _depthwise_conv, _project_conv]}]",
         ),
     ),

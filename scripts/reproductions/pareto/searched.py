@@ -27,7 +27,7 @@ from mpsearch.spec import registry
 
 DRIVERS = ("frontier", "random")
 _CONTROLS = ("baseline", "uniform", "start")
-ROUND = 0.05
+ROUND = 0.25
 """How far above a number of bits an average still counts as that number."""
 
 
