@@ -22,11 +22,13 @@ class NodeClassification(Objective):
     it sees batches of nodes with sampled neighbours, the same in every evaluation.
 
     Args:
-        dataset: `digits-knn` (scikit-learn's digits, each joined to the nearest) or, with data files, `cora`.
+        dataset: `digits-knn` (scikit-learn's digits, each joined to the nearest) or, with data files, `cora`,
+            `citeseer`, `pubmed`, `amazon-photo`, `amazon-computers`.
         network: `gcn`, `gat` (8 heads) or `agnn`, two layers of messages, trained on first use on the whole graph.
         hidden: features of the hidden layer, in each head of a GAT.
         fanouts: the most neighbours of a node that are kept, by hop, for example [10, 10]; -1 keeps all.
         batch_size: nodes in a batch where neighbours are sampled.
+        seed: of the training.
     """
 
     trains = True
@@ -38,6 +40,7 @@ class NodeClassification(Objective):
         hidden: int = 16,
         fanouts: Sequence[int] | None = None,
         batch_size: int = 256,
+        seed: int = 0,
     ) -> None:
         self.dataset = one_of("dataset", dataset, DATASETS)
         self.network = one_of("network", network, NETWORKS)
@@ -46,9 +49,10 @@ class NodeClassification(Objective):
             raise BadInput(f"objective option fanouts: {fanouts!r} is not a list of numbers, one for each hop.")
         self.fanouts = None if fanouts is None else [whole("fanouts", n, least=-1) for n in fanouts]
         self.batch_size = whole("batch_size", batch_size, least=1)
+        self.seed = whole("seed", seed, least=0)
 
     def model(self) -> nn.Module:
-        return classifier(self.dataset, self.network, self.hidden)
+        return classifier(self.dataset, self.network, self.hidden, self.seed)
 
     def batches(self, split: Split) -> Iterable[Batch]:
         data = DATASETS[self.dataset]()

@@ -24,7 +24,7 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
-from mpsearch.engine.controls import controls
+from mpsearch.engine.controls import DEGREE_RULE, DEGREE_STEPS, controls
 from mpsearch.engine.costs import Costs
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
@@ -185,7 +185,8 @@ def _sit(
                 _search(session, spec, problem.space)
                 if stop.signum is None:
                     found = result(complete=True)
-                    chosen = [found.baseline, *found.uniform.values(), *found.front.members]
+                    rules = [e for e in found.evaluations if e.is_full and e.asked_by in (DEGREE_RULE, DEGREE_STEPS)]
+                    chosen = [found.baseline, *found.uniform.values(), *rules, *found.front.members]
                     session.score_test(chosen, observe_test)
             except SearchOver as end:
                 log.info("%s", end)
