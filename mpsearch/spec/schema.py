@@ -238,6 +238,32 @@ class QuantizationSpec(Part):
     bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
 
 
+class Recipe(Part):
+    """How an assignment is finetuned."""
+
+    epochs: Annotated[StrictInt, Field(gt=0)] = Field(default=5, description="Passes over the training data.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="sgd has a momentum of 0.9.")
+    learning_rate: Annotated[StrictFloat, Field(gt=0)] = Field(
+        default=1e-3, description="Of the first epoch; it falls along a cosine to a hundredth in the last."
+    )
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    steps: Literal["learned", "fitted"] = Field(
+        default="learned", description="Steps of uniform grids: trained with the weights, or fitted after each epoch."
+    )
+    distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the loss that is the divergence from the float model's outputs."
+    )
+    patience: Annotated[StrictInt, Field(gt=0)] | None = Field(
+        default=None, description="Epochs without a better validation score after which training stops; null for never."
+    )
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the recipe in the ledger."""
+        text = json.dumps(self.model_dump(mode="json", include=set(Recipe.model_fields)), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class EngineSpec(Part):
     device: Annotated[StrictStr, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         default="cpu", description="cpu, cuda, cuda:N."
