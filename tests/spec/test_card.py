@@ -299,6 +299,6 @@ def test_the_page_on_accelerators_lists_every_card_and_its_example_loads(tmp_pat
         assert f"| `{name}` |" in page
     for row in re.findall(r"\| `([a-z0-9-]+)` \| roofline \| ([^|]*)\|", page):
         rows = load_accelerator(find.find_card(row[0], tmp_path)).card.precision.legal
-        for label, peak in re.findall(r"(int\d+|fp\d+|bf16)(?:/\w+)? ([\d.]+e\d+)", row[1]):
+        for label, peak in re.findall(r"\b(int\d+|fp\d+|bf16|mx\d+|nvfp4)(?:/\w+)* ([\d.]+e\d+)", row[1]):
             peaks = [r.peak_mac_per_s for r in rows if str(r.weight) == label]
             assert peaks == [float(peak)]
