@@ -22,8 +22,6 @@ from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Scores
 from mpsearch.spec.schema import Recipe
 
-NO_CORRECTION = {"quantization": {"bias_correction": "none"}}
-
 
 class Labelled(Given):
     """Which of the first three inputs is largest; training rows of its own, another order in each epoch."""
@@ -59,9 +57,11 @@ def labelled(data: Data) -> Data:
     return {s: [Batch(b.args, largest(*b.args), b.n) for b in found] for s, found in data.items()}
 
 
-def problem_of(model: nn.Module, data: Data, kind: type[Given] = Labelled) -> ModelProblem:
+def problem_of(model: nn.Module, data: Data, kind: type[Given] = Labelled, correction: str = "none") -> ModelProblem:
     data = labelled(data)
-    spec = make_spec(("int2", "int4", "int8", "fp32"), goals=[{"name": "log_loss"}], **NO_CORRECTION)
+    spec = make_spec(
+        ("int2", "int4", "int8", "fp32"), goals=[{"name": "log_loss"}], quantization={"bias_correction": correction}
+    )
     return assemble(spec, kind(model.eval(), data), model.eval(), data, torch.device("cpu"))
 
 
@@ -110,8 +110,10 @@ def test_training_in_float_equals_training_of_the_module(optimizer: str) -> None
     assert problem.evaluate_trained(trained).measures["log_loss"] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_before_training_it_scores_what_the_search_scores(mlp: ModelProblem) -> None:
-    assignment = assigned(mlp, "int4", "fp32")
+@pytest.mark.parametrize("correction", ["none", "sequential"])
+def test_before_training_it_scores_what_the_search_scores(correction: str) -> None:
+    mlp = problem_of(Mlp(), splits(rows, 60, 40), correction=correction)
+    assignment = assigned(mlp, "int2", "fp32")
     trained = mlp.finetune(assignment, Recipe(epochs=1, learning_rate=1e-12, steps="fitted"), seed=0)
     searched = next(iter(mlp.evaluate([assignment]))).measures["log_loss"]
     assert trained.history[0].validation_loss == pytest.approx(searched, rel=1e-5)
