@@ -14,6 +14,7 @@ import numpy as np
 from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
 from mpsearch.engine.costs import MEANING
+from mpsearch.engine.formats import uses
 from mpsearch.engine.measures import is_cost, number, spoken, with_error
 from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
@@ -39,6 +40,7 @@ def markdown(view: View) -> str:
             "## Front" if view.front else "## Nearest to the limits",
             [*_table(view, view.front or view.nearest), "", *_picks(view)],
         ),
+        ("## Formats on the front", list(_formats(view))),
         (
             "## Uniform precision beside it",
             [*_table(view, [*view.uniform, *view.baseline]), "", *mixed_or_uniform(view)],
@@ -137,6 +139,18 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
         cells += [with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
         lines.append("| " + " | ".join([*cells, p.summary or "32", f"`{p.key[:8]}`"]) + " |")
     return lines
+
+
+def _formats(view: View) -> Iterator[str]:
+    if not view.front:
+        return
+    yield "Means over the members, of the sites that have a choice."
+    yield ""
+    yield "| role | format | members | elements | bytes |"
+    yield "| --- | --- | --- | --- | --- |"
+    for use in uses(view):
+        stored = "–" if use.bytes is None else f"{use.bytes:.1%}"
+        yield f"| {use.role} | `{use.format}` | {use.members} of {len(view.front)} | {use.elements:.1%} | {stored} |"
 
 
 def _picks(view: View) -> Iterator[str]:

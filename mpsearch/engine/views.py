@@ -29,9 +29,14 @@ class SiteFacts:
     """What a summary needs to know of a site. `elements` weighs averages; `choice` names the decision it is tied to."""
 
     name: str
-    is_parameter: bool
+    role: Role
     elements: int
     choice: str
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is stored with the model."""
+        return self.role.is_parameter
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,14 @@ class Sites:
 
     @classmethod
     def of(cls, result: RunResult) -> Sites:
-        """Names without a `:` are taken for parameters, all of one size, where the folder has no `sites.json`."""
+        """Names without a `:` are taken for weights, all of one size, where the folder has no `sites.json`."""
         path = result.folder / "sites.json"
         if path.is_file():
             entries = json.loads(path.read_text(encoding="utf-8"))
             return cls(tuple(_facts(entry) for entry in entries if entry["choice"] is not None))
         names = dict.fromkeys(name for e in result.evaluations for name in e.assignment)
-        return cls(tuple(SiteFacts(name, ":" not in name, 1, name) for name in names))
+        guessed = {name: Role.ACTIVATION if ":" in name else Role.WEIGHT for name in names}
+        return cls(tuple(SiteFacts(name, role, 1, name) for name, role in guessed.items()))
 
     @cached_property
     def choices(self) -> Mapping[str, SiteFacts]:
@@ -77,7 +83,7 @@ class Sites:
 
 def _facts(entry: Mapping[str, Any]) -> SiteFacts:
     elements = prod(entry["shape"])
-    return SiteFacts(entry["name"], Role(entry["role"]).is_parameter, elements, entry["choice"])
+    return SiteFacts(entry["name"], Role(entry["role"]), elements, entry["choice"])
 
 
 @dataclass(frozen=True)
