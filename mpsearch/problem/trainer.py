@@ -120,9 +120,12 @@ class Trainer:
             self.trainable.run(inputs, at_site, look=look)
 
     def loss(self, batch: Batch, at_site: AtSite, distill: float = 0.0) -> Tensor:
-        """Of one training batch, dropout included; a share `distill` of it is the divergence from the float model."""
+        """Of one training batch; a share `distill` of it is the divergence from the float model.
+
+        With dropout, unless all of it is: what is taught every output of the float model does not overfit labels.
+        """
         inputs, rows = self._prepared(batch)
-        flat = self._own(self.trainable.run(inputs, at_site, training=True), rows)
+        flat = self._own(self.trainable.run(inputs, at_site, training=distill < 1), rows)
         loss = self.loss_of(self._whole(flat), batch)
         if not distill:
             return loss
