@@ -250,6 +250,15 @@ def test_a_faulty_table_is_refused(body: str, tmp_path: Path) -> None:
         load_accelerator(card(tmp_path, body))
 
 
+def test_bare_bits_are_integers_in_rows_as_in_files(tmp_path: Path) -> None:
+    bare = TABLE.replace("w: int8, a: int8", "w: 8, a: '8'")
+    assert bare != TABLE
+    assert load_accelerator(card(tmp_path, bare)).entries == load_accelerator(card(tmp_path, name="other")).entries
+    for wrong in ("0", "-8", "8.0", "true"):
+        with pytest.raises(BadInput, match=r"table\.rows\[1\]\.w"):
+            load_accelerator(card(tmp_path, TABLE.replace("w: int8", f"w: {wrong}", 1)))
+
+
 def test_operations_of_another_model_are_named(tmp_path: Path) -> None:
     path = card(tmp_path, f"{TABLE}  - {{operation: ad, w: fp32, a: fp32, seconds: 1.0}}\n")
     with pytest.raises(BadInput, match=r"the model has no operation 'ad'\. Did you mean 'add'"):

@@ -106,7 +106,7 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("mpsearch.accelerator/1", "mpsearch.space/1", "schema: 'mpsearch.space/1' is not allowed."),
         ("schema: mpsearch.accelerator/1\n", "", "schema: is required and missing."),
         ("kind: roofline", "kind: rooflin", "mine.yaml:3:1: kind: unknown accelerator 'rooflin'. Did you mean 'roofline'?"),
-        ("kind: roofline\n", "", "kind: is required and missing."),
+        ("kind: roofline\n", "", "kind: is required and missing; the kinds are bitfusion, bitserial, fpga, lut_table, mcu, roofline, systolic."),
         ("status: analytic", "status: guessed", "status: 'guessed' is not allowed."),
         ("status: analytic", "status: calibrated", "status: 'calibrated' needs calibration.n_anchors"),
         ("status: analytic", "status: measured", "status: 'measured' is for tables with a measurement block"),

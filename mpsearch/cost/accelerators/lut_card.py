@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import BeforeValidator, Field, StrictInt
 
 from mpsearch.core.errors import nearest
 from mpsearch.cost.machine import Machine
@@ -21,7 +21,10 @@ from mpsearch.spec.schema import Part, Text
 _WIDTH = re.compile(r"(?P<type>int|fp|bf)?(?P<bits>[1-9]\d*)")
 UNITS = ("seconds", "cycles")
 COLUMNS = ("operation", "w", "a")
-WidthText = Annotated[str, Field(pattern=f"^{_WIDTH.pattern}$")]
+WidthText = Annotated[
+    str, BeforeValidator(lambda bits: str(bits) if type(bits) is int else bits), Field(pattern=f"^{_WIDTH.pattern}$")
+]
+"""`int8`, `fp16`, or bare bits, which YAML reads as a number."""
 Pair = tuple[Width, Width]
 Table = Mapping[str, Mapping[Pair, float]]
 """Seconds by operation and by its pair of widths."""
@@ -31,7 +34,7 @@ class Row(Part):
     """What an operation takes at a pair of widths."""
 
     operation: Text
-    w: WidthText = Field(description="Width of the weight: int8, fp32; of what multiplies nothing, that of its value.")
+    w: WidthText = Field(description="Width of the weight: int8, fp32, or bits; of what multiplies nothing, that of its value.")
     a: WidthText = Field(description="Width of the value.")
     seconds: Seconds
 
