@@ -34,7 +34,9 @@ class Row(Part):
     """What an operation takes at a pair of widths."""
 
     operation: Text
-    w: WidthText = Field(description="Width of the weight: int8, fp32, or bits; of what multiplies nothing, that of its value.")
+    w: WidthText = Field(
+        description="Width of the weight: int8, fp32, or bits; of what multiplies nothing, that of its value."
+    )
     a: WidthText = Field(description="Width of the value.")
     seconds: Seconds
 
