@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput
@@ -34,5 +34,22 @@ def edge_index(adjacency: Tensor) -> Tensor:
     return torch.stack([source, target])
 
 
-def _is_sparse(leaf: Any) -> bool:
+def refuse_held(model: nn.Module) -> None:
+    """Raise `BadInput`, with what to do, where the model itself holds a sparse matrix: no exported graph has one.
+
+    Whether it stands for edges or for a matrix that multiplies, its layers alone know.
+    """
+    held = []
+    for path, module in model.named_modules():
+        own = {**vars(module), **dict(module.named_buffers(recurse=False)), **dict(module.named_parameters("", False))}
+        held += [f"{path}.{name}" if path else name for name, value in own.items() if _is_sparse(value)]
+    if held:
+        raise BadInput(
+            f"the model holds {', '.join(held)} as a sparse matrix, which cannot be exported: for message passing "
+            "hold the edges, edge_index [2, edges] (mpsearch.graph.sparse.edge_index(matrix)), or give the matrix as "
+            "an input of the model; where it multiplies, hold matrix.to_dense()."
+        )
+
+
+def _is_sparse(leaf: object) -> bool:
     return isinstance(leaf, Tensor) and leaf.layout in _LAYOUTS
