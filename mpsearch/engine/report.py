@@ -13,6 +13,7 @@ import numpy as np
 
 from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
+from mpsearch.engine.capacity import fitting
 from mpsearch.engine.costs import MEANING
 from mpsearch.engine.measures import is_cost, number, spoken, with_error
 from mpsearch.engine.proxies import beside_controls
@@ -127,6 +128,7 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for i, p in enumerate(points):
         mark = " **(knee)**" if p.is_knee else " (on the front)" if p.on_front and p.kind != "mixed" else ""
+        mark += " (does not fit)" if view.lacks(p) else ""
         cells = [str(i), p.name + mark]
         for name in names:
             ratio = view.ratio(p, name)
@@ -296,6 +298,8 @@ def _accelerators(view: View) -> Iterator[str]:
         measures = ", ".join(f"`{name}`" for name in costs.of_device(device))
         told = " ".join([f"{part}." for part in (device.fitted, (device.note or "").rstrip(".")) if part])
         yield f"* `{device.name}` ({device.kind}), **{device.status}**: {measures}. {told}".rstrip()
+        rows = {f"{i} ({p.name})": p.measures for i, p in enumerate(view.front)}
+        yield from (f"* {line}" for line in fitting(device.capacities, device.name, rows))
     yield from (f"* {note}" for note in costs.notes)
     if costs.devices:
         batch = f" ({costs.samples} samples scored)" if costs.samples else ""

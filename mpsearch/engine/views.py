@@ -195,6 +195,15 @@ class View:
         found = {ratio_name(name): self.ratio(point, name) for name in point.evaluation.measures}
         return {name: ratio for name, ratio in found.items() if ratio is not None}
 
+    def lacks(self, point: Point) -> list[str]:
+        """Memories of devices that an assignment does not fit into: `SRAM of cortex-m7-stm32f746`."""
+        return [
+            f"{capacity.memory} of {device.name}"
+            for device in self.costs.devices
+            for capacity in device.capacities
+            if point.measures.get(f"{capacity.measure}@{device.name}", 0.0) > capacity.bytes
+        ]
+
     def hover(self, point: Point) -> str:
         """What a picture says about a point, in lines of HTML."""
         lines = [f"<b>{point.name}</b>  {'· knee' if point.is_knee else ''}", f"bits {point.summary or 'float'}"]
