@@ -42,5 +42,7 @@ def fitting(capacities: Sequence[Capacity], card: str, members: Mapping[str, Map
             continue
         lacking = [name for name, bytes_ in known.items() if bytes_ > capacity.bytes]
         told = f"{len(known) - len(lacking)} of {len(known)} members fit into its {capacity.memory}"
-        room = f"({number(capacity.measure, capacity.bytes)} for `{capacity.measure}@{card}`, the program beside it)"
+        room = (
+            f"({number(capacity.measure, capacity.bytes)} for `{capacity.measure}@{card}` and what the program takes)"
+        )
         yield f"{told} {room}" + (f"; not {', '.join(lacking)}." if lacking else ".")

@@ -15,7 +15,7 @@ from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
 from mpsearch.engine.capacity import fitting
 from mpsearch.engine.costs import MEANING
-from mpsearch.engine.measures import is_cost, number, spoken, with_error
+from mpsearch.engine.measures import is_cost, number, spoken
 from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking_store import FILE, ui_text
@@ -102,7 +102,7 @@ def _question(view: View) -> list[str]:
 
 
 def _scores(view: View, point: Point) -> str:
-    return ", ".join(f"{view.named(g)} {with_error(point.evaluation, g.name)}" for g in view.goals)
+    return ", ".join(f"{view.named(g)} {view.told(point.evaluation, g.name)}" for g in view.goals)
 
 
 def _status(view: View, goal: Goal) -> str:
@@ -133,9 +133,9 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
         for name in names:
             ratio = view.ratio(p, name)
             cells.append(
-                with_error(p.evaluation, name) + (f" ({ratio:.1f}× smaller)" if ratio and p.kind != "float" else "")
+                view.told(p.evaluation, name) + (f" ({ratio:.1f}× smaller)" if ratio and p.kind != "float" else "")
             )
-        cells += [with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
+        cells += [view.told(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
         lines.append("| " + " | ".join([*cells, p.summary or "32", f"`{p.key[:8]}`"]) + " |")
     return lines
 
@@ -231,7 +231,7 @@ def _steps(view: View) -> Iterator[str]:
         for g in view.goals:
             old_value, new_value = before.measures[g.name], after.measures[g.name]
             if old_value != new_value:
-                moved.append(f"{view.named(g)} {number(g.name, old_value)} → {number(g.name, new_value)}")
+                moved.append(f"{view.named(g)} {view.number(g.name, old_value)} → {view.number(g.name, new_value)}")
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         where = f"{', '.join(changed[:4]) or 'nothing'}{more}"
         yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {where}."
