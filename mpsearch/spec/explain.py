@@ -61,6 +61,10 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], hint: Hint) -> str:
     if kind in ("literal_error", "enum"):
         allowed = re.findall("'([^']+)'", error["ctx"]["expected"])
         return f"{value!r} is not allowed.{nearest(str(value), allowed)}"
+    if kind in ("tuple_type", "list_type"):
+        return f"must be a list, got {_shown(value)}."
+    if kind in ("model_type", "dict_type"):
+        return f"must be a mapping of keys to values, got {_shown(value)}."
     if kind == "greater_than":
         return f"must be above {error['ctx']['gt']:g}, got {value!r}."
     message = error["msg"].removeprefix("Input ")

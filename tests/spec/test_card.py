@@ -135,6 +135,8 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("{w8a8: 0.5, all: 0.3}", "{w8a8: 0.5}", "efficiency.linear: says nothing of fp16, fp32"),
         ("launch_s: 5e-6", "launch_s: 1e300", "overhead.launch_s: should be less than or equal to 1000"),
         ("overhead: {", "layout: {storage_bits: []}\noverhead: {", "layout.storage_bits: tuple should have at least 1 item"),
+        ("overhead: {launch_s: 5e-6}", "overhead: 5e-6", "overhead: must be a mapping of keys to values, got 5e-06."),
+        ("[conv, linear]", "conv", "precision.legal[0].kinds: must be a list, got 'conv'."),
         # YAML
         ("note: One of mine.", "note: One of mine.\nnote: Twice.", "key 'note' is written twice; it is also on line 5; keep one."),
         ("65.0e12", ".inf", ".inf is not a finite number."),

@@ -131,7 +131,7 @@ def test_every_error_at_once_each_with_its_place(space: Path) -> None:
         ("use: objective.py", "use: nowhere", "unknown objective 'nowhere'."),
         ("[fp32]", "[]", "sites[0].formats: tuple should have at least 1 item"),
         ("[fp32]", "[fp32, fp32]", "fp32 is listed twice; once is enough."),
-        ("[fp32]", "fp32", "sites[0].formats: should be a valid tuple, got 'fp32'."),
+        ("[fp32]", "fp32", "sites[0].formats: must be a list, got 'fp32'."),
         ("maximise: true", "maximise: 1", "goals[0].maximise: should be a valid boolean, got 1."),
         ("- {name: memory_bytes}", "- {name: accuracy}", "accuracy is listed twice; once is enough."),
         ("budget: 20", "budget: 2024-01-01", "driver.budget: should be a valid integer, got '2024-01-01'."),

@@ -21,13 +21,28 @@ from mpsearch.spec.schema import Part, Text
 _WIDTH = re.compile(r"(?P<type>int|fp|bf)?(?P<bits>[1-9]\d*)")
 UNITS = ("seconds", "cycles")
 COLUMNS = ("operation", "w", "a")
-WidthText = Annotated[
-    str, BeforeValidator(lambda bits: str(bits) if type(bits) is int else bits), Field(pattern=f"^{_WIDTH.pattern}$")
-]
-"""`int8`, `fp16`, or bare bits, which YAML reads as a number."""
 Pair = tuple[Width, Width]
 Table = Mapping[str, Mapping[Pair, float]]
 """Seconds by operation and by its pair of widths."""
+
+
+def as_width(text: str) -> Width:
+    """The width that `int8`, `fp32`, `bf16` or plain bits name. Raises `ValueError` on anything else."""
+    match = _WIDTH.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a width such as 4, int8 or fp16")
+    kind = match["type"] or "int"
+    return Width(int(match["bits"]), is_float=kind != "int", is_brain=kind == "bf")
+
+
+def _width_text(given: object) -> str:
+    text = str(given) if type(given) in (int, str) else repr(given)
+    as_width(text)
+    return text
+
+
+WidthText = Annotated[str, BeforeValidator(_width_text)]
+"""`int8`, `fp16`, or bare bits, which YAML reads as a number."""
 
 
 class Row(Part):
@@ -115,15 +130,6 @@ class LutCard(Card):
         for row in self.table.rows:
             entries.setdefault(row.operation, {})[as_width(row.w), as_width(row.a)] = row.seconds
         return entries
-
-
-def as_width(text: str) -> Width:
-    """The width that `int8`, `fp32`, `bf16` or plain bits name. Raises `ValueError` on anything else."""
-    match = _WIDTH.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a width such as 4, int8 or fp16")
-    kind = match["type"] or "int"
-    return Width(int(match["bits"]), is_float=kind != "int", is_brain=kind == "bf")
 
 
 @dataclass(frozen=True)

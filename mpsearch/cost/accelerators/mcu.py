@@ -22,8 +22,8 @@ class McuBlock(Block):
     """One core. The cycles are by width: `int8`, `int4`, ..., `fp32`."""
 
     freq_hz: Positive
-    flash_bytes: Whole = Field(description="Holds the model: members of a front that need more are marked.")
-    sram_bytes: Whole = Field(description="Holds the activations: members of a front that need more are marked.")
+    flash_bytes: Whole = Field(description="Room for the model; what needs more is marked on a front.")
+    sram_bytes: Whole = Field(description="Room for the activations; what needs more is marked on a front.")
     cycles_per_mac: dict[WidthName, Positive] = Field(description="By width of the weight, unpacking included.")
     im2col_cycles_per_element: dict[WidthName, Number] = Field(description="By width of the value that is unpacked.")
     requant_cycles_per_output: Number
