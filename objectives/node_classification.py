@@ -51,10 +51,18 @@ class NodeClassification(Objective):
         return classifier(self.dataset, self.network, self.hidden)
 
     def batches(self, split: Split) -> Iterable[Batch]:
+        return self._batches(split)
+
+    def training_batches(self, epoch: int) -> Iterable[Batch]:
+        return self._batches("train", epoch)
+
+    def _batches(self, rows: str, epoch: int = 0) -> Iterable[Batch]:
         data = DATASETS[self.dataset]()
-        nodes = data.rows[split]
+        nodes = data.rows[rows]
+        if rows == "train" and self.fanouts is not None:
+            nodes = nodes[torch.randperm(len(nodes), generator=torch.Generator().manual_seed(epoch))]
         if self.fanouts is not None:
-            sampler = NeighbourSampler(data.edge_index, len(data.x), self.fanouts)
+            sampler = NeighbourSampler(data.edge_index, len(data.x), self.fanouts, seed=epoch)
             for part in sampler.batches(nodes, self.batch_size):
                 asked = torch.arange(part.wanted)
                 target = asked, data.labels[part.nodes[asked]]

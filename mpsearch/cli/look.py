@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,7 @@ def front(
     """Show the Pareto front of a run, or one member of it with its formats."""
     from mpsearch.core.front import Front
     from mpsearch.engine.folder import front_document
+    from mpsearch.engine.formats import shares, uses
     from mpsearch.engine.load import load_result
     from mpsearch.engine.views import View
 
@@ -55,12 +57,16 @@ def front(
     chosen = {picked.key} if picked else {e.key for e in members}
     document = front_document(result)
     document["members"] = [member for member in document["members"] if member["key"] in chosen]
+    found = uses(view)
     if as_json:
-        print_json(document["members"][0] if picked else document)
+        print_json(document["members"][0] if picked else document | {"formats": [asdict(use) for use in found]})
         return
     screen = console()
     rows = [point for point in view.shown() if point.key in chosen or (picked is None and not point.on_front)]
     screen.print(front_table(view, rows))
+    if not picked:
+        for line in shares(found):
+            screen.print(line, soft_wrap=True)
     if picked:
         for site, text in document["members"][0]["assignment"].items():
             screen.print(f"{text:12} {site}", soft_wrap=True)

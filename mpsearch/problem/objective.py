@@ -63,3 +63,14 @@ class Objective(ABC):
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """Training loss of one batch (a scalar), for methods that need gradients."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss; methods that train need one.")
+
+    def training_batches(self, epoch: int) -> Iterable[Batch]:
+        """The batches of one pass over the training data, for methods that train; the same for the same `epoch`.
+
+        A batch is one step. Shuffle and augment by a generator seeded with `epoch`; share no sample with validation and
+        test.
+        """
+        del epoch
+        raise NotImplementedError(
+            f"{type(self).__name__} has no training data; write its method training_batches(epoch)."
+        )

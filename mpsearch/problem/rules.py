@@ -13,6 +13,7 @@ from mpsearch.core.site import Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.quant.grid import Quantizer
 from mpsearch.spec import registry
+from mpsearch.spec.menus import is_word, offered
 from mpsearch.spec.schema import BinsSpec, Spec
 
 Tie = tuple[str, tuple[str, ...]]
@@ -99,11 +100,25 @@ def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, 
         for site in matched:
             if site.name not in found:
                 try:
-                    found[site.name] = tuple(dict.fromkeys(canonical(fmt, site) for fmt in rule.options))
+                    found[site.name] = _offered(rule.formats, site)
                 except BadInput as error:
                     errors += [f"sites[{number}]: {text}" for text in error.errors]
                     found[site.name] = ()
     return found
+
+
+def _offered(texts: Sequence[str], site: Site) -> tuple[Format, ...]:
+    """The formats of a rule at `site`, each once. Raises `BadInput` where one does not exist there, or none is left."""
+    found: dict[Format, None] = {}
+    for text in texts:
+        formats = offered(text, site.role) if is_word(text) else (canonical(Format.parse(text), site),)
+        found.update(dict.fromkeys(formats))
+    if not found:
+        raise BadInput(
+            f"{', '.join(texts)}: nothing is offered for {site.name!r} ({site.role}); "
+            "match the sites it is meant for, or add a format."
+        )
+    return tuple(found)
 
 
 def _roles(sites: Sequence[Site]) -> str:

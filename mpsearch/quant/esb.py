@@ -66,6 +66,7 @@ class Esb(Quantizer):
     """Elastic significant bits, 2 to 8 bits: `esb4`, `esb4:k2`, `esb6:k3:align`."""
 
     scheme = "esb"
+    menu = ("esb3", "esb4", "esb5", "esb6", "esb8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)

@@ -97,6 +97,7 @@ class Float(Quantizer):
     """
 
     scheme = "fp"
+    menu = ("fp4", "fp6", "fp8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits not in KINDS:

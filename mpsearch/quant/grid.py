@@ -72,6 +72,8 @@ class Quantizer(ABC):
     """One scheme of formats. Stateless: the same sample and format give the same grid."""
 
     scheme: ClassVar[str]
+    menu: ClassVar[tuple[str, ...]] = ()
+    """Formats, as texts, that a space offers by the scheme's name alone; a role is offered those that exist for it."""
 
     @abstractmethod
     def canonical(self, fmt: Format, role: Role) -> Format:

@@ -164,6 +164,7 @@ class Integer(Quantizer):
     """Uniform integers of 1 to 8 and 16 bits: `int4`, `int8:affine`, `int4:g32`, `int8:tensor:p99.99`."""
 
     scheme = "int"
+    menu = tuple(f"int{bits}" for bits in range(1, 9))
 
     def __init__(self) -> None:
         self._rows: Latest[list[Tensor]] = Latest()

@@ -77,6 +77,7 @@ class Microscaling(Quantizer):
     """Small floats with a power of two per block of 32: `mx4`, `mx6`, `mx8`, `mx8:int`."""
 
     scheme = "mx"
+    menu = ("mx4", "mx6", "mx8", "mx8:int")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)

@@ -62,6 +62,7 @@ class Multibit(Quantizer):
     """Sums of binary vectors: `multibit2`, `multibit1.5:g64`, `multibit3:pixel:a16`."""
 
     scheme = "multibit"
+    menu = ("multibit1.5", "multibit2", "multibit3", "multibit4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)

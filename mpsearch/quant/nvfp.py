@@ -71,6 +71,7 @@ class Nvfp(Quantizer):
     """Four-bit floats with an 8-bit float per block of 16 and one float32: `nvfp4`."""
 
     scheme = "nvfp"
+    menu = ("nvfp4",)
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)

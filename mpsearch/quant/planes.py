@@ -139,6 +139,7 @@ class Planes(Quantizer):
     """Sums of binary planes, 1 to 8 bits: `planes2`, `planes4:affine`."""
 
     scheme = "planes"
+    menu = ("planes2", "planes3", "planes4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)

@@ -30,6 +30,7 @@ class PowerOfTwo(Quantizer):
     """Powers of two, 2 to 4 bits: `pow3`, `pow4:tensor`."""
 
     scheme = "pow"
+    menu = ("pow3", "pow4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits not in (2, 3, 4):

@@ -127,6 +127,7 @@ class Product(Quantizer):
     """Indices into a codebook of blocks: `pq2` (8-bit indices over 4), `pq0.889:d9`, `pq2.75`."""
 
     scheme = "pq"
+    menu = ("pq0.889:d9", "pq1:d8", "pq1.5", "pq2")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults, index_bits = _read(fmt, role)

@@ -77,6 +77,7 @@ class RowScale(Quantizer):
     """Two-valued rows: `rowscale1`."""
 
     scheme = "rowscale"
+    menu = ("rowscale1",)
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits != 1:

@@ -110,6 +110,7 @@ class Sparse(Quantizer):
     """Sparse storage with codes of 1 to 8, 16 or 32 bits: `sparse8`, `sparse32`, `sparse1:row`."""
 
     scheme = "sparse"
+    menu = ("sparse1:row", "sparse4", "sparse8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words = _OPTIONS.read(fmt, _DEFAULTS)

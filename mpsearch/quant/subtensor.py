@@ -97,6 +97,7 @@ class Subtensor(Quantizer):
     """Integers with a scale per group of channels of similar range: `sub8`, `sub4:n8`, `sub8:affine:max`."""
 
     scheme = "sub"
+    menu = ("sub2", "sub3", "sub4", "sub8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         return short(fmt, *_read(fmt, role))

@@ -30,6 +30,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.core.site import Role, Site
+from mpsearch.spec.menus import is_word, schemes
 
 DEFAULT_BUDGET = 200
 _TIME = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smh])\s*")
@@ -60,6 +61,20 @@ def _is_format(text: str) -> str:
     except BadInput as error:
         raise ValueError(str(error)) from None
     return text
+
+
+def _is_format_or_word(text: str) -> str:
+    if not is_word(text):
+        return _is_format(text)
+    try:
+        schemes(text)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) and is_word(value) else value
 
 
 def _is_limit(text: str) -> str:
@@ -93,6 +108,7 @@ def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
 
 Text = Annotated[StrictStr, Field(min_length=1)]
 FormatText = Annotated[Text, After(_is_format)]
+FormatTexts = Annotated[tuple[Annotated[Text, After(_is_format_or_word)], ...], Field(min_length=1), After(_distinct)]
 StartTexts = dict[Text, FormatText]
 
 
@@ -142,17 +158,13 @@ class BinsSpec(Part):
 
 class SiteRule(Part):
     match: MatchText = Field(description="Glob on the site name, or {role: ..., name: ...}; first match wins.")
-    formats: Annotated[tuple[FormatText, ...], Field(min_length=1), After(_distinct)] = Field(
-        description="Formats to choose from, for example [int2, int4, int8]."
+    formats: Annotated[FormatTexts, BeforeValidator(_as_list, json_schema_input_type=Text | FormatTexts)] = Field(
+        description="Formats to choose from, for example [int2, int4, int8]; a scheme's name is all that it offers, "
+        "and all is every scheme."
     )
     bins: BinsSpec | None = Field(
         default=None, description="Split features, messages or aggregates of a GNN: a site for each bin of nodes."
     )
-
-    @property
-    def options(self) -> tuple[Format, ...]:
-        """The formats as written, defaults of the role not yet left out."""
-        return tuple(map(Format.parse, self.formats))
 
 
 class TieRule(Part):
@@ -238,6 +250,45 @@ class QuantizationSpec(Part):
     bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
 
 
+class Recipe(Part):
+    """How an assignment is finetuned."""
+
+    epochs: Annotated[StrictInt, Field(gt=0)] = Field(default=5, description="Passes over the training data.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="sgd has a momentum of 0.9.")
+    learning_rate: Annotated[StrictFloat, Field(gt=0)] = Field(
+        default=1e-3, description="Of the first epoch; it falls along a cosine to a hundredth in the last."
+    )
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    steps: Literal["learned", "fitted"] = Field(
+        default="learned", description="Steps of uniform grids: trained with the weights, or fitted after each epoch."
+    )
+    distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the loss that is the divergence from the float model's outputs."
+    )
+    patience: Annotated[StrictInt, Field(gt=0)] | None = Field(
+        default=None, description="Epochs without a better validation score after which training stops; null for never."
+    )
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the recipe in the ledger."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class FinetuneSpec(Recipe):
+    """What is finetuned once the search is over."""
+
+    top: Annotated[StrictInt, Field(gt=0)] = Field(
+        default=10, description="How many assignments are finetuned: those that together have the largest hypervolume."
+    )
+
+    @property
+    def recipe(self) -> Recipe:
+        """By which each of them is."""
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
+
+
 class EngineSpec(Part):
     device: Annotated[StrictStr, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         default="cpu", description="cpu, cuda, cuda:N."
@@ -296,6 +347,9 @@ class Spec(Part):
     racing: RacingSpec = RacingSpec()
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     quantization: QuantizationSpec = QuantizationSpec()
+    finetune: FinetuneSpec | None = Field(
+        default=None, description="Train the most promising assignments after the search; null for none."
+    )
     engine: EngineSpec = EngineSpec()
     tracking: TrackingSpec = TrackingSpec()
     start: tuple[StartTexts, ...] = Field(
@@ -322,6 +376,8 @@ class Spec(Part):
         for goal in data["goals"]:
             if goal["accelerator"] is None:
                 del goal["accelerator"]  # as before there were any
+        if data["finetune"] is None:
+            del data["finetune"]
         for rule in data["sites"]:
             if rule["bins"] is None:
                 del rule["bins"]

@@ -68,7 +68,7 @@ def _resnet10() -> nn.Module:
 def _resnet10_rows(split: str) -> Rows:
     """Calibration takes 128 fixed training images, validation the 256 that the file calls calibration."""
     with np.load(data_file(_RESNET10 + "splits.npz", "digits of 16x16 pixels, normalised")) as file:
-        part = {"calibration": "train", "validation": "calibration", "test": "test"}[split]
+        part = {"calibration": "train", "validation": "calibration"}.get(split, split)
         inputs, labels = torch.from_numpy(file[f"{part}_x"]), torch.from_numpy(file[f"{part}_y"])
     if split == "calibration":
         rows = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:128])
@@ -87,9 +87,10 @@ def _resnet20() -> nn.Module:
 
 @cache
 def _cifar_rows(split: str) -> Rows:
-    """250 training images, the first 5,000 of the (shuffled) test images, and the last 5,000."""
-    name = "train" if split == "calibration" else "test"
-    rows = {"calibration": slice(0, 250), "validation": slice(0, 5000), "test": slice(5000, 10000)}[split]
+    """2,000 training images, the first 250 of them, the first 5,000 of the (shuffled) test images, the last 5,000."""
+    name = "train" if split in ("train", "calibration") else "test"
+    ends = {"train": (0, 2000), "calibration": (0, 250), "validation": (0, 5000), "test": (5000, 10000)}
+    rows = slice(*ends[split])
     with np.load(data_file(f"{_CIFAR}cifar10_jpeg_{name}.npz", "CIFAR-10 as JPEG bytes, offsets and labels")) as file:
         content, offsets, labels = file["jpeg"].tobytes(), file["offsets"], file["labels"]
     chosen = range(len(labels))[rows]
