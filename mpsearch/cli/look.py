@@ -221,7 +221,7 @@ def _accelerators(as_json: bool) -> None:
 
 
 def _about(kind: str, name: str) -> str:
-    """The first line of what `name` says of itself; of a driver, its options and their defaults too."""
+    """The first line of what `name` says of itself; a driver's options too, and what a quantizer's name offers."""
     from mpsearch.spec import find, registry
 
     if name == "auto":
@@ -234,7 +234,10 @@ def _about(kind: str, name: str) -> str:
     except BadInput as error:
         return f"({error})"
     options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
-    return (inspect.getdoc(found) or "").partition("\n")[0] + (f"  {{{options}}}" if options else "")
+    more = f"  {{{options}}}" if options else ""
+    if kind == "quantizers" and found.menu:
+        more = f"  [{', '.join(found.menu)}]"
+    return (inspect.getdoc(found) or "").partition("\n")[0] + more
 
 
 def schema() -> None:

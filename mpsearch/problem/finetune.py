@@ -121,11 +121,12 @@ def _epoch(
     outputs, batches = list(trainer.outputs("validation", quantization)), trainer.batches["validation"]
     samples = sum(batch.n for batch in batches)
     pairs = zip(outputs, batches, strict=True)
-    loss = sum(float(trainer.objective.loss(output, batch)) * batch.n / samples for output, batch in pairs)
-    found = loss if score is None else score(means(trainer.objective.metric(outputs, [b.target for b in batches])))
-    if not (math.isfinite(found) and math.isfinite(loss)):
-        raise Diverged(f"finetuning diverged: the validation score is {found}, the validation loss {loss}.")
-    return Epoch(training_loss, loss, found)
+    loss = sum(float(trainer.loss_of(output, batch)) * batch.n / samples for output, batch in pairs)
+    measures = means(trainer.objective.metric(outputs, [batch.target for batch in batches]))
+    for name, value in {"loss": loss, **measures}.items():
+        if not math.isfinite(value):
+            raise Diverged(f"finetuning diverged: {name} on the validation split is {value}.")
+    return Epoch(training_loss, loss, loss if score is None else score(measures))
 
 
 def _optimizer(recipe: Recipe, weights: Sequence[Tensor], steps: Sequence[Tensor]) -> torch.optim.Optimizer:

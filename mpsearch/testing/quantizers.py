@@ -18,12 +18,19 @@ from torch import Tensor
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.cost.layout import stored_bits
+from mpsearch.cost.workload import Held
+from mpsearch.graph.grids import packed_size
 from mpsearch.quant.grid import Grid, Quantizer
+from mpsearch.spec.card import Layout
 
 SHAPES = ((1,), (7,), (6, 4, 3, 3), (5, 130))
 CONSTANTS = (1.0, -0.3, 2.0**-20, 6e4, -1e-30)
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WIDEST = 32
+LAYOUTS = [
+    Layout.model_validate({"weight_pack": p, "tile": (4, 8)}) for p in ("bit", "row", "word", "container", "tile")
+]
 
 
 def fit(quantizer: Quantizer, text: str, role: Role, x: Tensor, axis: int = 0) -> Grid:
@@ -141,6 +148,12 @@ class QuantizerExam:
             assert torch.equal(got.signbit(), expected.signbit()), f"{shape}: bit for bit, -0.0 is not 0.0"
             assert 8 * sum(t.nbytes for t in stored.values()) == grid.nbits(shape) == 8 * grid.nbytes(shape), shape
             assert grid.code_bits(shape) == self.code_bits(quantizer, text, role, grid, x), shape
+            packed = packed_size(grid, shape)
+            assert packed.static_bits >= 0
+            for layout in LAYOUTS:
+                held = Held("x", x.numel(), shape[0], site="x", is_parameter=role.is_parameter)
+                laid = stored_bits(layout, held, packed)
+                assert laid == packed.bits if layout.weight_pack == "bit" else laid >= packed.bits, shape
 
     def test_fits_the_same_grid_twice(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(6, 4, 3, 3)

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsearch.core.errors import BadInput
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.load import load_accelerator
-from mpsearch.cost.workload import FLOAT32, Kind, Width
+from mpsearch.cost.workload import Kind
 
 MODERATE = settings(max_examples=60, deadline=None)
 BITS = st.integers(1, 16)
