@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
 from mpsearch.zoo import stories
-from mpsearch.zoo.options import in_parts, shuffled_parts, whole
+from mpsearch.zoo.options import in_parts, whole
 
 _ROWS = {"test": slice(0, 60), "validation": slice(60, 84), "calibration": slice(84, 92)}
-_TRAINED = 84  # stories from here on are for training; the model itself was trained on others
 
 
 class LanguageModel(Objective):
@@ -38,11 +37,6 @@ class LanguageModel(Objective):
     def batches(self, split: Split) -> Iterable[Batch]:
         tokens, real = (part[_ROWS[split]] for part in stories.tokens(self.length))
         for rows in in_parts(len(tokens), self.batch_size):
-            yield Batch((tokens[rows, :-1],), (tokens[rows, 1:], real[rows, 1:]), len(rows))
-
-    def training_batches(self, epoch: int) -> Iterable[Batch]:
-        tokens, real = (part[_TRAINED:] for part in stories.tokens(self.length))
-        for rows in shuffled_parts(len(tokens), self.batch_size, epoch):
             yield Batch((tokens[rows, :-1],), (tokens[rows, 1:], real[rows, 1:]), len(rows))
 
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[tuple[Tensor, Tensor]]) -> Scores:

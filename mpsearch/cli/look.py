@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli.common import console, find_run, front_table, print_json, say
+from mpsearch.cli.common import console, find_run, front_table, print_json, say, stacked
 from mpsearch.core.errors import BadInput, NothingFeasible, nearest
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def compare(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, head in enumerate(found.head):
-        table.add_column(head, justify="right" if i > 1 else "left", overflow="fold")
+        table.add_column(stacked(head), justify="right" if i > 1 else "left", overflow="fold")
     for row in found.rows:
         table.add_row(*row)
     console().print(table)
@@ -221,7 +221,7 @@ def _accelerators(as_json: bool) -> None:
 
 
 def _about(kind: str, name: str) -> str:
-    """The first line of what `name` says of itself; of a driver, its options and their defaults too."""
+    """The first line of what `name` says of itself; a driver's options too, and what a quantizer's name offers."""
     from mpsearch.spec import find, registry
 
     if name == "auto":
@@ -234,7 +234,10 @@ def _about(kind: str, name: str) -> str:
     except BadInput as error:
         return f"({error})"
     options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
-    return (inspect.getdoc(found) or "").partition("\n")[0] + (f"  {{{options}}}" if options else "")
+    more = f"  {{{options}}}" if options else ""
+    if menu := getattr(found, "menu", ()):  # of a quantizer
+        more = f"  [{', '.join(menu)}]"
+    return (inspect.getdoc(found) or "").partition("\n")[0] + more
 
 
 def schema() -> None:

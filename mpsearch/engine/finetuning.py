@@ -21,7 +21,7 @@ from mpsearch.core.goal import Goal
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.measures import is_cost
 from mpsearch.engine.result import RunResult
-from mpsearch.engine.session import LedgerSession
+from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.problem.base import Problem, Step
 from mpsearch.spec.schema import FinetuneSpec
 
@@ -49,7 +49,8 @@ class Finetuning:
     ) -> None:
         self._session, self._problem, self._files, self._show = session, problem, files, show
         self._top, self._recipe = spec.top, spec.recipe
-        self._goal = next((goal for goal in session.goals if not is_cost(goal.name)), None)
+        costs = problem.costs(FLOAT)
+        self._goal = next((goal for goal in session.goals if goal.name not in costs), None)
 
     def run(self, found: RunResult) -> None:
         """Finetune the most promising assignments of a search; what the ledger knows is not trained again."""

@@ -25,7 +25,7 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
-from mpsearch.engine.controls import controls
+from mpsearch.engine.controls import DEGREE_RULE, DEGREE_STEPS, controls
 from mpsearch.engine.costs import Costs
 from mpsearch.engine.finetuning import Finetuning
 from mpsearch.engine.folder import Folder
@@ -194,7 +194,8 @@ def _sit(
                     training.run(result(complete=True))
                 if stop.signum is None:
                     found = result(complete=True)
-                    chosen = [found.baseline, *found.uniform.values(), *found.front.members]
+                    rules = [e for e in found.evaluations if e.is_full and e.asked_by in (DEGREE_RULE, DEGREE_STEPS)]
+                    chosen = [found.baseline, *found.uniform.values(), *rules, *found.front.members]
                     session.score_test(chosen, observe_test, training.score if training else None)
             except SearchOver as end:
                 log.info("%s", end)

@@ -35,10 +35,11 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs of one batch, any nest of tensors."""
+    """Inputs of one batch, any nest of tensors; and, no input of the model, in-degrees of nodes in a larger graph."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    degrees: Tensor | None = None
 
     def leaves(self) -> list[Any]:
         """Tensors and other leaves, in the order of the exported placeholders."""
@@ -176,7 +177,8 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module, keep_dropout
     if keep_dropout:
         dropout.hold(program.graph)
         program.graph_module.recompile()
-    evaluation = program.run_decompositions({})
+    with warnings.catch_warnings(action="ignore"):  # torch warns of how it copies its own trees
+        evaluation = program.run_decompositions({})
     signature, old = evaluation.graph_signature, evaluation.graph
     specs = {spec.arg.name: spec for spec in signature.input_specs}
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from mpsearch.core.errors import ObjectiveFailed
+from mpsearch.core.errors import BadInput, ObjectiveFailed
 from mpsearch.core.format import FP32, Format
 from mpsearch.cost.memory import Packed
 from mpsearch.graph.inputs import second_moments
@@ -77,6 +77,11 @@ class SiteGrids:
 
         def fit(site: int, values: list[Any] | None = None) -> None:
             self._current = None if values is None else (site, self._joined(site, values))
+            if self._current is not None and not self._current[1].numel() and wanted.get(site):
+                raise BadInput(
+                    f"site {program.sites[site].name!r}: calibration has no numbers for it, as a graph without edges "
+                    "has no messages. Give calibration batches with edges, or leave the site out of its rule."
+                )
             for fmt in wanted.get(site, ()):
                 if fmt != FP32:
                     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mpsearch.cost.accelerators.base import Accelerator
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.arena import arena_bytes
 from mpsearch.cost.device import energy, latency
-from mpsearch.cost.graph_memory import Structure, graph_measures
+from mpsearch.cost.graph_memory import Structure, graph_measures, notes_measures
 from mpsearch.cost.kv_cache import cache_measures
 from mpsearch.cost.layout import device_memory, device_peak
 from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_measures
@@ -23,7 +24,7 @@ from mpsearch.cost.promotions import promotions
 from mpsearch.cost.workload import Held, Workload
 from mpsearch.spec.card import InPlace, Layout
 from mpsearch.spec.find import find_card
-from mpsearch.spec.schema import GoalSpec, Spec
+from mpsearch.spec.schema import Spec
 
 
 def accelerators(spec: Spec) -> dict[str, Accelerator]:
@@ -36,13 +37,15 @@ def accelerators(spec: Spec) -> dict[str, Accelerator]:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a graph computes on one batch, stores, holds, keeps between calls, and is about."""
+    """What a graph computes on one batch, stores, holds, keeps between calls, and is about; and what SGQuant's authors
+    count of it."""
 
     workload: Workload
     parameters: Sequence[Parameter]
     values: Sequence[Value]
     kept: Sequence[Held]
     structure: Structure | None
+    noted: Sequence[tuple[Held, Fraction]]
 
 
 def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) -> CostModel:
@@ -54,6 +57,7 @@ def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) 
         **memory_measures(computed.parameters, computed.values, packed),
         **cache_measures(computed.kept, packed),
         **graph_measures(computed.structure, computed.parameters, computed.values, packed),
+        **notes_measures(computed.noted, packed),
         **operation_measures(computed.workload),
     }
     status, notes = {}, []
@@ -61,9 +65,13 @@ def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) 
     for goal in spec.goals:
         if goal.accelerator is not None:
             device = devices[goal.accelerator]
-            measures[goal.measure] = _measure(goal, device, computed, packed)
+            measures[goal.measure] = _measure(goal.name, device, computed, packed)
             status[goal.measure] = device.card.status
     for device in devices.values():
+        for capacity in device.capacities:  # whether an assignment fits is told, a goal or not
+            name = f"{capacity.measure}@{device.card.name}"
+            measures.setdefault(name, _measure(capacity.measure, device, computed, packed))
+            status.setdefault(name, device.card.status)
         notes += promotions(device, computed.workload, space)
     planned = partial(arena_bytes, Layout(), InPlace(elementwise=False), computed.values, packed)
     return CostModel(measures, status, tuple(notes), computed.workload, planned)
@@ -85,9 +93,9 @@ def hooked_costs(
     return CostModel(memory_measures(parameters, values, packed, knows_lifetimes=False))
 
 
-def _measure(goal: GoalSpec, device: Accelerator, computed: Computed, packed: PackedAt) -> Measure:
+def _measure(name: str, device: Accelerator, computed: Computed, packed: PackedAt) -> Measure:
     card = device.card
-    match goal.name:
+    match name:
         case "latency_s":
             return latency(device, computed.workload, packed)
         case "energy_j":
@@ -96,4 +104,4 @@ def _measure(goal: GoalSpec, device: Accelerator, computed: Computed, packed: Pa
             return device_memory(card.layout, computed.parameters, computed.values, packed)
         case "activation_peak_bytes":
             return device_peak(card.layout, card.inplace, computed.values, packed)
-    raise BadInput(f"goals: {goal.name} has no accelerator; leave out accelerator: {goal.accelerator}.")
+    raise BadInput(f"goals: {name} has no accelerator; leave out accelerator: {card.name}.")

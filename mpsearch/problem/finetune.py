@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ def finetune(
     seed: int,
     score: Callable[[Mapping[str, float]], float] | None = None,
     watch: Watch = unwatched,
+    start: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Trained:
     """Train `assignment` by `recipe`; the same seed gives the same weights.
 
@@ -43,12 +45,13 @@ def finetune(
         score: of the objective's measures on the validation split, less is better; None for the validation loss.
             Among epochs of equal score the least validation loss decides.
         watch: is told of each step.
+        start: tensors that training starts from instead of the model's own, by name.
 
     Raises:
         Diverged: the loss is not finite; the message has the epoch and the step.
     """
     trainable = trainer.trainable
-    trainable.load(trainer.program.tensors)
+    trainable.load({**trainer.program.tensors, **start})
     with _seeded(f"{seed} {assignment.key} {recipe.digest}"):
         quantization = trainer.quantization(assignment, recipe.steps == "learned")
         refit(trainer, quantization)
@@ -121,11 +124,12 @@ def _epoch(
     outputs, batches = list(trainer.outputs("validation", quantization)), trainer.batches["validation"]
     samples = sum(batch.n for batch in batches)
     pairs = zip(outputs, batches, strict=True)
-    loss = sum(float(trainer.objective.loss(output, batch)) * batch.n / samples for output, batch in pairs)
-    found = loss if score is None else score(means(trainer.objective.metric(outputs, [b.target for b in batches])))
-    if not (math.isfinite(found) and math.isfinite(loss)):
-        raise Diverged(f"finetuning diverged: the validation score is {found}, the validation loss {loss}.")
-    return Epoch(training_loss, loss, found)
+    loss = sum(float(trainer.loss_of(output, batch)) * batch.n / samples for output, batch in pairs)
+    measures = means(trainer.objective.metric(outputs, [batch.target for batch in batches]))
+    for name, value in {"loss": loss, **measures}.items():
+        if not math.isfinite(value):
+            raise Diverged(f"finetuning diverged: {name} on the validation split is {value}.")
+    return Epoch(training_loss, loss, loss if score is None else score(measures))
 
 
 def _optimizer(recipe: Recipe, weights: Sequence[Tensor], steps: Sequence[Tensor]) -> torch.optim.Optimizer:

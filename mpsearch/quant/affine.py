@@ -76,6 +76,11 @@ class AffineGrid(Grid):
         """The highest value in steps, shaped like `scale`."""
         return self.qmax - self._zeros
 
+    @cached_property
+    def ends(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """`lowest` and `highest`: plain numbers where one scale serves all, which nothing waits for."""
+        return (self.lowest, self.highest) if self.scale.dim() else (self.lowest.item(), self.highest.item())
+
     @property
     def _zeros(self) -> Tensor:
         return torch.zeros_like(self.scale) if self.zero_point is None else self.zero_point.to(self.scale.dtype)

@@ -26,7 +26,7 @@ The exceptions are ResNet-20 at 6 and 8 bits, by little, and the digits ResNet a
 (accuracy at 2 bits 0.95 against 0.92). At 2 bits on ResNet-20 `mse` keeps 0.58 of 0.87, `entropy` 0.43, `p99.9` 0.41,
 `max` 0.25. `entropy` can fail badly.
 
-Features of graph networks keep `mse` too. Accuracy on Cora's validation nodes, at the float weights:
+Features of graph networks keep `mse` too. Accuracy on Cora's validation nodes, at float weights of the last epoch:
 
     ==============================  =====  =====  =====  =====  =====
     quantized, bits                 mse    rows   p99.9  max    float

@@ -145,8 +145,10 @@ class BinsSpec(Part):
     quantiles: Annotated[StrictInt, Field(ge=2)] | None = Field(
         default=None, description="Instead of edges: so many bins of about equally many nodes."
     )
-    ranges: Literal["shared", "bin"] = Field(
-        default="shared", description="Whether a range is fitted on the nodes of all bins, or of each bin on its own."
+    ranges: Literal["shared", "bin", "node"] = Field(
+        default="shared",
+        description="What a range is of: the nodes of all bins, those of each bin, or each node on its own (int4 is "
+        "then rowrange4; formats other than integers keep a range of the bin).",
     )
 
     @model_validator(mode="after")
@@ -163,7 +165,8 @@ class SiteRule(Part):
         "and all is every scheme."
     )
     bins: BinsSpec | None = Field(
-        default=None, description="Split features, messages or aggregates of a GNN: a site for each bin of nodes."
+        default=None,
+        description="Split features, messages, attention or aggregates of a GNN: a site for each bin of nodes.",
     )
 
 

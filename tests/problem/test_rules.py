@@ -19,7 +19,9 @@ from mpsearch.graph.export import Example, export
 from mpsearch.graph.measure import measure
 from mpsearch.graph.sites import discover
 from mpsearch.problem.rules import build_space
+from mpsearch.spec import registry
 from mpsearch.spec.load import load_spec
+from mpsearch.spec.menus import offered
 from mpsearch.zoo.rows import RowReader
 
 SITES = (
@@ -91,6 +93,14 @@ def test_a_scheme_stands_for_what_it_offers_a_role_and_all_for_every_scheme() ->
     assert "rowscale1" in options["stem:in"]
     assert not [text for text in options["stem:in"] if text.startswith(("pq", "multibit", "sub"))]
     assert all(choice.options[k].bits <= 8 for choice in found.choices for k in range(len(choice.options)))
+
+
+def test_what_a_scheme_offers_exists_somewhere() -> None:
+    for scheme in registry.names("quantizers"):
+        mine = {fmt for role in Role for fmt in offered(scheme, role)}
+        texts = registry.load("quantizers", scheme).menu
+        assert {Format.parse(text).bits for text in texts} == {fmt.bits for fmt in mine}, scheme
+        assert len({str(fmt) for fmt in mine}) >= len(set(texts)), scheme
 
 
 def test_a_scheme_that_has_nothing_for_a_site_is_refused() -> None:
