@@ -235,8 +235,8 @@ def _about(kind: str, name: str) -> str:
         return f"({error})"
     options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
     more = f"  {{{options}}}" if options else ""
-    if kind == "quantizers" and found.menu:
-        more = f"  [{', '.join(found.menu)}]"
+    if kind == "quantizers" and (menu := getattr(found, "menu", ())):
+        more = f"  [{', '.join(menu)}]"
     return (inspect.getdoc(found) or "").partition("\n")[0] + more
 
 
