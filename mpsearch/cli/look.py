@@ -235,7 +235,7 @@ def _about(kind: str, name: str) -> str:
         return f"({error})"
     options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
     more = f"  {{{options}}}" if options else ""
-    if kind == "quantizers" and (menu := getattr(found, "menu", ())):
+    if menu := getattr(found, "menu", ()):  # of a quantizer
         more = f"  [{', '.join(menu)}]"
     return (inspect.getdoc(found) or "").partition("\n")[0] + more
 

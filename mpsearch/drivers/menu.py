@@ -107,14 +107,13 @@ def _of(
     found = [errors[site] for site in choice.sites if site in errors]
     noise = _PER_ROOT * np.sqrt(found or np.zeros((1, count)))  # [sites, options]
     level = np.maximum(noise, _NEGLIGIBLE)
-    # [first, second]: whether the second is the worse in something
-    worse: NDArray[np.bool_] = excess | (level[:, None, :] > level[:, :, None]).any(axis=0)
+    worse = excess | (level[:, None, :] > level[:, :, None]).any(axis=0)  # of two, the second is in something
     # of two that are alike the narrower stays, of equal widths the first
     turn = np.argsort([fmt.bits for fmt in choice.options], kind="stable")
     place = np.empty(count, dtype=int)
     place[turn] = np.arange(count)
-    beats: NDArray[np.bool_] = ~worse & (worse.T | (place[None, :] < place[:, None]))  # the second beats the first
-    kept: NDArray[np.bool_] = np.logical_not(beats.any(axis=1))
+    beats = ~worse & (worse.T | (place[None, :] < place[:, None]))  # the second beats the first
+    kept = np.asarray(~beats.any(axis=1))
     mean = noise.mean(axis=0)
     quiet = np.where(kept[None, :] & ~worse, mean[None, :], math.inf)  # the quietest of those that are as good
     instead = np.where(kept, np.arange(count), quiet.argmin(axis=1)).astype(np.int16)

@@ -91,7 +91,7 @@ class Point:
     """One evaluation as it is shown.
 
     Args:
-        name: `float`, `uniform 4`, or the bit summary of a mixed assignment.
+        name: `float`, `uniform 4`, or the bit summary of a mixed assignment, `finetuned` behind it where it was.
         summary: average bits in short.
         test: the same assignment on the test split, None until it has been scored.
         order: of the evaluation in the ledger, from 1.
@@ -110,7 +110,7 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Digest of the assignment."""
+        """Digest of the assignment and what it was trained by."""
         return self.evaluation.key
 
     @property
@@ -139,7 +139,8 @@ class View:
         def point(order: int, e: Evaluation) -> Point:
             kind: Kind = "float" if e.key == result.baseline.key else "uniform" if e.key in named else "mixed"
             summary = sites.summary(e)
-            name = {"float": "float", "uniform": named.get(e.key, ""), "mixed": summary}[kind]
+            mixed = f"{summary} finetuned" if e.is_finetuned else summary
+            name = {"float": "float", "uniform": named.get(e.key, ""), "mixed": mixed}[kind]
             test = result.test.get(e.key)
             test = test if test is not None and test.failure is None else None
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from mpsearch.graph.dropout import dropout
 from mpsearch.graph.export import module_path
 from mpsearch.graph.ops import (
     ATTENTION,
@@ -234,7 +235,8 @@ def write_out(graph: fx.Graph, node: fx.Node) -> dict[str, fx.Node]:
         score.meta["macs"] = node.meta["macs"]
         unmasked = mask is None and not is_causal
         prob = call(softmax, (score if unmasked else call(masked, (score, mask, is_causal), "scores"),), "probs")
-        out = call(mixed, (prob, value))
+        share = node.meta.get("dropout")
+        out = call(mixed, (call(dropout, (prob, share, False), "probs") if share else prob, value))
     node.replace_all_uses_with(out)
     graph.erase_node(node)
     return {"scores": score, "probs": prob, "out": out}

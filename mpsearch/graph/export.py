@@ -24,6 +24,8 @@ from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx.experimental.symbolic_shapes import is_concrete_int
 from torch.utils import _pytree as pytree
 
+from mpsearch.graph import dropout
+
 aten = torch.ops.aten
 
 
@@ -33,10 +35,11 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs of one batch, any nest of tensors."""
+    """Inputs of one batch, any nest of tensors; and, no input of the model, in-degrees of nodes in a larger graph."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    degrees: Tensor | None = None
 
     def leaves(self) -> list[Any]:
         """Tensors and other leaves, in the order of the exported placeholders."""
@@ -54,6 +57,7 @@ class Lowered:
         out_spec: how to rebuild the model's own output from the flat outputs of the graph.
         padded: rows of a batch when the export fixed the batch size, else None.
         batched: positions of the inputs that have such rows; smaller batches are padded there.
+        frozen: those of `parameters` that the model does not train.
     """
 
     graph: fx.Graph
@@ -62,12 +66,14 @@ class Lowered:
     out_spec: pytree.TreeSpec
     padded: int | None = None
     batched: tuple[int, ...] = ()
+    frozen: set[str] = field(default_factory=set)
 
 
-def export(model: nn.Module, examples: Sequence[Example]) -> Lowered:
+def export(model: nn.Module, examples: Sequence[Example], keep_dropout: bool = False) -> Lowered:
     """Export `model` for inputs shaped like `examples`; axes that differ between them stay dynamic.
 
     Where the export cannot keep the leading axis dynamic, it is fixed to the largest batch (`Lowered.padded`).
+    With `keep_dropout` the graph calls `dropout`, which does nothing unless it is told to train.
     Raises `ExportError`.
     """
     torch.backends.mha.set_fastpath_enabled(False)  # the fused encoder path hides its linear layers
@@ -86,7 +92,7 @@ def export(model: nn.Module, examples: Sequence[Example]) -> Lowered:
             "an axis other than the batch axis differs between batches, but the export fixes it (an LSTM fixes its "
             "sequence length): pad all batches to one length in the objective."
         )
-    lowered = _lower(program, model)
+    lowered = _lower(program, model, keep_dropout)
     if fixed:
         lowered.batched = tuple(i for i, axes in enumerate(varying) if axes)
         lowered.padded = first.leaves()[lowered.batched[0]].shape[0]
@@ -167,13 +173,17 @@ _ASSERTIONS = {
 }
 
 
-def _lower(program: torch.export.ExportedProgram, model: nn.Module) -> Lowered:
+def _lower(program: torch.export.ExportedProgram, model: nn.Module, keep_dropout: bool) -> Lowered:
+    if keep_dropout:
+        dropout.hold(program.graph)
+        program.graph_module.recompile()
     evaluation = program.run_decompositions({})
     signature, old = evaluation.graph_signature, evaluation.graph
     specs = {spec.arg.name: spec for spec in signature.input_specs}
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
     tensors: dict[str, Tensor] = {}
     parameters: set[str] = set()
+    trained: set[str] = set()
     by_identity: dict[tuple[Any, ...], str] = {}
     graph = fx.Graph()
     new: dict[fx.Node, Any] = {}
@@ -208,6 +218,8 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module) -> Lowered:
                 new[node] = attribute(spec.target, tensor, node)
                 if spec.kind == InputKind.PARAMETER:
                     parameters.add(new[node].target)
+                    if tensor.requires_grad:
+                        trained.add(new[node].target)
             else:
                 raise ExportError(f"input {node.name!r} of kind {spec.kind.name} is not supported.")
         elif node.op == "call_function":
@@ -219,6 +231,8 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module) -> Lowered:
             new[node] = graph.node_copy(node, new.__getitem__)
             if node.target in _VIEWS:
                 new[node].target = aten.reshape.default
+            if keep_dropout:
+                _train(new[node], model)
         elif node.op == "output":
             kinds = [spec.kind for spec in signature.output_specs]
             outputs = [value for value, kind in zip(node.args[0], kinds, strict=True) if kind == OutputKind.USER_OUTPUT]
@@ -227,7 +241,17 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module) -> Lowered:
             raise ExportError(f"node {node.name!r} of kind {node.op!r} (control flow) is not supported.")
     _free_shapes(graph)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-    return Lowered(graph, _used(graph, tensors), parameters, evaluation.call_spec.out_spec)
+    return Lowered(graph, _used(graph, tensors), parameters, evaluation.call_spec.out_spec, frozen=parameters - trained)
+
+
+def _train(node: fx.Node, model: nn.Module) -> None:
+    """Let a node of a training graph drop what its module drops."""
+    if node.target is dropout.HELD:
+        node.target = dropout.dropout
+    path = module_path(node)
+    share = dropout.inside(node, model.get_submodule(path) if path else None)
+    if share:
+        node.meta["dropout"] = share
 
 
 _LIKE = {aten.new_zeros.default, aten.new_ones.default, aten.new_full.default, aten.new_empty.default}

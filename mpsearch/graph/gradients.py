@@ -73,7 +73,7 @@ def replay(
             found.setdefault(step.site, []).append(value)
         elif step.kind is Kind.CALL:
             assert step.call is not None
-            value = _DIFFERENTIABLE.get(step.call, step.call)(*fill(step.arguments), **fill(step.keywords))
+            value = DIFFERENTIABLE.get(step.call, step.call)(*fill(step.arguments), **fill(step.keywords))
         else:
             return list(fill(step.arguments)), found
         values.append(value)
@@ -131,4 +131,4 @@ def _softmax(values: Tensor) -> Tensor:
     return torch.nan_to_num(torch.softmax(values, -1))
 
 
-_DIFFERENTIABLE = {spmm.adjacency: _edges, spmm.product: _sum_over_edges, attention.softmax: _softmax}
+DIFFERENTIABLE = {spmm.adjacency: _edges, spmm.product: _sum_over_edges, attention.softmax: _softmax}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from mpsearch.graph.dropout import dropout
 from mpsearch.graph.rows import put_rows, take_rows
 
 aten = torch.ops.aten
@@ -58,6 +59,7 @@ RESHAPES = {
     aten.flatten.using_ints,
     aten.unflatten.int,
     aten.detach.default,
+    dropout,
     put_rows,
 }
 """Operators that keep every value, some several times: a site before them is as good as one after."""

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from mpsearch.graph.dropout import dropout
 from mpsearch.graph.kinds import is_made_up
 from mpsearch.graph.ops import aten, is_call
 
@@ -114,7 +115,10 @@ class _Writer:
 
     def write(self) -> fx.Node:
         below = self.node.args[0]
-        for _, pair in groupby(directions(self.node), lambda direction: direction.layer):
+        share = self.node.meta.get("dropout")
+        for layer, pair in groupby(directions(self.node), lambda direction: direction.layer):
+            if share and layer:
+                below = self._call(dropout, (below, share, False), below.meta["shape"])
             made = [self._direction(direction, below) for direction in pair]
             width = sum(one.meta["shape"][-1] for one in made)
             shape = (*made[0].meta["shape"][:-1], width)

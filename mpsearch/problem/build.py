@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,30 +12,28 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
-from mpsearch.graph.bins import split
 from mpsearch.graph.correct import BiasCorrection
-from mpsearch.graph.export import Example, ExportError, export
-from mpsearch.graph.fold import fold_batch_norm
+from mpsearch.graph.export import ExportError
 from mpsearch.graph.grids import SiteGrids
 from mpsearch.graph.hooks import LIMITS, HookRunner
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.kv_cache import cached
-from mpsearch.graph.measure import measure
 from mpsearch.graph.memo import keep_freed_memory
+from mpsearch.graph.notes import noted
 from mpsearch.graph.operations import operations
 from mpsearch.graph.program import compile_program
-from mpsearch.graph.runner import GraphRunner, layout, pad
-from mpsearch.graph.sites import discover
-from mpsearch.graph.sparse import with_edges
+from mpsearch.graph.runner import GraphRunner, layout
 from mpsearch.graph.structure import structure
 from mpsearch.graph.workload import parameters, values
 from mpsearch.problem.costs import Computed, graph_costs, hooked_costs
+from mpsearch.problem.graphed import graphed
+from mpsearch.problem.inputs import example
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Split
-from mpsearch.problem.rules import binned, build_space
+from mpsearch.problem.rules import build_space
+from mpsearch.problem.trainer import Trainer
 from mpsearch.spec.find import find_objective, load_objective_class
 from mpsearch.spec.schema import Spec
 
@@ -77,9 +75,9 @@ def assemble(
     """Put the parts of a problem together: from the exported graph, or by module hooks where that fails."""
     state = {name: tensor.detach() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
-    examples = {split: [_example(batch, device) for batch in found] for split, found in batches.items()}
+    examples = {split: [example(batch, device) for batch in found] for split, found in batches.items()}
     try:
-        lowered = export(model, [example for found in examples.values() for example in found])
+        found = graphed(spec, model, examples)
     except ExportError as error:
         first = examples["validation"][0]
         with torch.no_grad():
@@ -91,19 +89,9 @@ def assemble(
         costs = hooked_costs(spec, hooks.parameters(), hooks.values(), hooks.packed, str(error))
         limits = (f"{error} Falling back to module hooks.", *LIMITS)
         return ModelProblem(objective, hooks, space, hooks.sites, costs, batches, state, limits)
-    fold_batch_norm(lowered)
-    first = examples["validation"][0]
-    flat = {split: [_leaves(example, first) for example in found] for split, found in examples.items()}
-    rows = None
-    if lowered.padded is not None:
-        rows = {split: [len(leaves[lowered.batched[0]]) for leaves in found] for split, found in flat.items()}
-        flat = {split: [pad(leaves, lowered.batched, lowered.padded) for leaves in b] for split, b in flat.items()}
-    with torch.no_grad():
-        _agree(measure(lowered, flat["validation"][0]), model(*first.args, **first.kwargs))
+    lowered, discovery, flat = found.lowered, found.discovery, found.flat
     if spec.engine.threads is None and sum(node.meta.get("macs", 0) for node in lowered.graph.nodes) < LARGE_MACS:
         torch.set_num_threads(1)
-    discovery = discover(lowered)
-    discovery = split(lowered, discovery, binned(spec, discovery.sites), flat["validation"][0], flat["calibration"])
     space = build_space(spec, discovery.sites, discovery.ties)
     active = [site for choice in space.choices for site in choice.sites]
     mode = spec.quantization.bias_correction
@@ -114,7 +102,8 @@ def assemble(
         stored,
         made,
         cached(lowered, discovery, active),
-        structure(lowered),
+        structure(lowered, discovery),
+        noted(discovery, found.times, set(active)),
     )
 
     program = compile_program(lowered, discovery, active)
@@ -132,9 +121,10 @@ def assemble(
     wanted = {index[site]: choice.options for choice in space.choices for site in choice.sites}
     grids.calibrate(interpreter, calibration, wanted)
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
-    runner = GraphRunner(interpreter, correction, streams, rows)
+    runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
-    return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state)
+    make_trainer = partial(Trainer, spec, objective, model, batches, active)
+    return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
 
 
 def prepare_machine(spec: Spec) -> torch.device:
@@ -211,37 +201,3 @@ def _batches(objective: Objective, split: Split) -> list[Batch]:
         if batch.n < 1:
             raise ObjectiveFailed(f"the objective's batches({split!r}) gave a Batch of n={batch.n}; at least 1.")
     return found
-
-
-def _example(batch: Batch, device: torch.device) -> Example:
-    def move(leaf: Any) -> Any:
-        return leaf.to(device) if isinstance(leaf, Tensor) else leaf
-
-    args, kwargs = with_edges((tuple(batch.args), dict(batch.kwargs)))
-    return Example(pytree.tree_map(move, args), pytree.tree_map(move, kwargs))
-
-
-def _leaves(example: Example, first: Example) -> list[Any]:
-    """Flat inputs, keywords in the order of the example that was exported."""
-    return Example(example.args, {name: example.kwargs[name] for name in first.kwargs}).leaves()
-
-
-def _agree(flat: Sequence[Any], output: Any) -> None:
-    """The graph must give what the model gives, up to the rounding that BatchNorm folding causes."""
-    for ours, theirs in zip(flat, pytree.tree_leaves(output), strict=True):
-        if not isinstance(theirs, Tensor) or not theirs.is_floating_point():
-            continue
-        ours = ours[: theirs.shape[0]] if theirs.ndim else ours
-        finite = theirs.isfinite()
-        if not torch.equal(finite, ours.isfinite()):
-            difference = math.inf
-        elif finite.any():
-            scale = theirs[finite].abs().max().clamp_min(1e-6)
-            difference = ((ours - theirs)[finite].abs().max() / scale).item()
-        else:
-            difference = 0.0  # not a number: for the metric to judge
-        if not difference < 1e-3:
-            raise ObjectiveFailed(
-                f"the exported graph differs from the model by {difference:.2g} of its largest output; "
-                "is the model's forward deterministic in eval mode?"
-            )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,20 @@ from torch import Tensor
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation, Failure
+from mpsearch.core.goal import Goal
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.model import CostModel
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import GraphRunner, Runner
-from mpsearch.problem.base import GoesOn, Problem
+from mpsearch.problem.base import GoesOn, Problem, Watch
+from mpsearch.problem.finetune import finetune, restored, unwatched
 from mpsearch.problem.model_probe import ModelProbe
 from mpsearch.problem.objective import Batch, Objective
+from mpsearch.problem.trained import Trained
+from mpsearch.problem.trainer import Trainer, refuse_to_train
+from mpsearch.spec.schema import Recipe
 
 CHUNK_SECONDS = 2.0
 """How long the batches of a split may take together before results are handed on: progress, and what a kill loses."""
@@ -50,6 +55,7 @@ class ModelProblem(Problem):
         batches: by split: `validation` and `test`.
         weights: float weights by name, for the fingerprint and for keeping.
         limits: what this way of running the model cannot do, one sentence each; empty for the exported graph.
+        make_trainer: exports the model for training; None where it cannot be exported.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class ModelProblem(Problem):
         batches: Mapping[str, Sequence[Batch]],
         weights: Mapping[str, Tensor],
         limits: Sequence[str] = (),
+        make_trainer: Callable[[], Trainer] | None = None,
     ) -> None:
         self.objective = objective
         self.runner = runner
@@ -78,6 +85,8 @@ class ModelProblem(Problem):
         self._weights = dict(weights)
         self._chunk = 1
         self._probe: ModelProbe | None = None
+        self._make_trainer = make_trainer
+        self._trainer: Trainer | None = None
 
     @property
     def forwards(self) -> float:
@@ -115,6 +124,41 @@ class ModelProblem(Problem):
         if self._probe is None:
             self._probe = ModelProbe(self.objective, self.runner, self.space, self._batches["calibration"])
         return self._probe
+
+    def require_training(self) -> None:
+        if self._make_trainer is None:
+            raise BadInput("finetune: needs the exported model, and this one runs by module hooks; leave it out.")
+        refuse_to_train(self.objective)
+
+    @property
+    def trainer(self) -> Trainer:
+        """The model ready to be trained, exported when first asked for. Raises `BadInput` where it cannot be."""
+        if self._trainer is None:
+            self.require_training()
+            assert self._make_trainer is not None
+            self._trainer = self._make_trainer()
+        return self._trainer
+
+    def finetune(
+        self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None = None, watch: Watch = unwatched
+    ) -> Trained:
+        score = None if goal is None else goal.loss
+        return finetune(self.trainer, assignment, recipe, seed, score, watch)
+
+    def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
+        return self.evaluate_trained(Trained.load(weights), split)
+
+    def evaluate_trained(self, trained: Trained, split: str = "validation") -> Evaluation:
+        """Score `trained`: the interpreter's biases are not corrected, for training did that."""
+        began = time.perf_counter()
+        attempt = _Attempt(trained.assignment)
+        try:
+            outputs = self.trainer.outputs(split, restored(self.trainer, trained))
+            attempt.outputs = dict(enumerate(outputs))
+        except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+            attempt.error = error
+        done = self._score(attempt, split, time.perf_counter() - began)
+        return replace(done, recipe=trained.recipe.digest)
 
     def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
         batches = self._batches[split]

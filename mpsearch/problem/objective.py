@@ -22,12 +22,15 @@ class Batch:
         target: anything `metric` and `loss` need; never given to the model.
         n: samples in the batch (rows, graphs, scored nodes).
         kwargs: keyword inputs of the model.
+        degrees: in-degree of each node [nodes] in the whole graph, for bins by degree where the batch is a part of it;
+            None where degrees are those of the batch. Never given to the model.
     """
 
     args: tuple[Any, ...]
     target: Any
     n: int
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    degrees: Tensor | None = None
 
 
 class Objective(ABC):
@@ -63,3 +66,14 @@ class Objective(ABC):
     def loss(self, output: Any, batch: Batch) -> Tensor:
         """Training loss of one batch (a scalar), for methods that need gradients."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss; methods that train need one.")
+
+    def training_batches(self, epoch: int) -> Iterable[Batch]:
+        """The batches of one pass over the training data, for methods that train; the same for the same `epoch`.
+
+        A batch is one step. Shuffle and augment by a generator seeded with `epoch`; share no sample with validation and
+        test.
+        """
+        del epoch
+        raise NotImplementedError(
+            f"{type(self).__name__} has no training data; write its method training_batches(epoch)."
+        )

@@ -19,6 +19,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.quant.grain import Grain, chunks
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -52,7 +53,7 @@ class AffineGrid(Grid):
             return out.copy_(self.round_trip(x.float()))
         if self.scale.dim():
             spread = self.grain.spread
-            low, high, scale = (spread(t, x.shape) for t in (self._low, self._high, self.scale))
+            low, high, scale = (spread(t, x.shape) for t in (self.lowest, self.highest, self.scale))
             torch.mul(x, spread(1.0 / self.scale, x.shape), out=out)
             return out.round_().clamp_(low, high).mul_(scale).add_(0.0)
         inverse, bottom, top, step, zero = self._numbers
@@ -63,15 +64,22 @@ class AffineGrid(Grid):
 
     @cached_property
     def absorbs_relu(self) -> bool:
-        return self.scale.dim() == 0 and self._low.item() == 0 and self.scale.item() > 0
+        return self.scale.dim() == 0 and self.lowest.item() == 0 and self.scale.item() > 0
 
     @cached_property
-    def _low(self) -> Tensor:
+    def lowest(self) -> Tensor:
+        """The lowest value in steps, shaped like `scale`."""
         return self.qmin - self._zeros
 
     @cached_property
-    def _high(self) -> Tensor:
+    def highest(self) -> Tensor:
+        """The highest value in steps, shaped like `scale`."""
         return self.qmax - self._zeros
+
+    @cached_property
+    def ends(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """`lowest` and `highest`: plain numbers where one scale serves all, which nothing waits for."""
+        return (self.lowest, self.highest) if self.scale.dim() else (self.lowest.item(), self.highest.item())
 
     @property
     def _zeros(self) -> Tensor:
@@ -80,11 +88,11 @@ class AffineGrid(Grid):
     @cached_property
     def _numbers(self) -> tuple[float, float, float, float, Tensor]:
         """Reciprocal, lowest and highest code, scale as plain numbers: nothing waits for a device later."""
-        plain = ((1.0 / self.scale).item(), self._low.item(), self._high.item(), self.scale.item())
+        plain = ((1.0 / self.scale).item(), self.lowest.item(), self.highest.item(), self.scale.item())
         return *plain, torch.zeros((), device=self.scale.device)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self.bits
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape), self.bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         zero_points = 0 if self.zero_point is None else packed_bytes(self.zero_point.numel(), self.bits)
@@ -109,7 +117,7 @@ class AffineGrid(Grid):
     def codes(self, x: Tensor) -> Tensor:
         """Integer codes of `x`, int32 in [qmin, qmax], contiguous. Raises `ValueError` on NaN or infinity."""
         inverse, low, high, zeros = (
-            self.grain.spread(t, x.shape) for t in (1.0 / self.scale, self._low, self._high, self._zeros)
+            self.grain.spread(t, x.shape) for t in (1.0 / self.scale, self.lowest, self.highest, self._zeros)
         )
         steps = (finite(x).float() * inverse).round_().clamp_(low, high)
         return (steps + zeros).to(torch.int32).contiguous()

@@ -26,7 +26,7 @@ The exceptions are ResNet-20 at 6 and 8 bits, by little, and the digits ResNet a
 (accuracy at 2 bits 0.95 against 0.92). At 2 bits on ResNet-20 `mse` keeps 0.58 of 0.87, `entropy` 0.43, `p99.9` 0.41,
 `max` 0.25. `entropy` can fail badly.
 
-Features of graph networks keep `mse` too. Accuracy on Cora's validation nodes, at the float weights:
+Features of graph networks keep `mse` too. Accuracy on Cora's validation nodes, at float weights of the last epoch:
 
     ==============================  =====  =====  =====  =====  =====
     quantized, bits                 mse    rows   p99.9  max    float
@@ -83,6 +83,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.binary import BinaryGrid
 from mpsearch.quant.calibrate import entropy, mean_span, percentile, span, thinned
@@ -173,6 +174,9 @@ class Integer(Quantizer):
         plan, default = _Plan.read(fmt, role), _Plan.default(fmt.bits, role)
         refuse(fmt, plan.refusal(fmt.bits, role))
         return short(fmt, vars(plan), vars(default))
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits))
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
         plan = _Plan.read(self.canonical(fmt, role), role)

@@ -37,6 +37,7 @@ from torch.nn.functional import pad
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.bases import Bases, BasesGrid, Groups
 from mpsearch.quant.grid import Quantizer, finite
 from mpsearch.quant.options import Options, refuse, short
@@ -92,6 +93,10 @@ class Multibit(Quantizer):
             chosen = _stored(chosen * factor[:, None], half)
         tensors = chosen.to(sample.device), counts.to(sample.device)
         return BasesGrid(*tensors, groups, 16 if half else 32, most if adaptive else None)
+
+    def width(self, fmt: Format) -> Width:
+        """As many binary vectors as bases, on average; without units for those, float32 sums of coordinates."""
+        return Width(32, "fp", significant=fmt.bits, is_binary=True, code=f"{fmt.scheme}{fmt.bits:g}")
 
 
 def allocate(errors: Tensor, sizes: Tensor, bits: float) -> Tensor:

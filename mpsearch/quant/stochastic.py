@@ -40,7 +40,7 @@ class StochasticGrid(AffineGrid):
     def _steps(self, x: Tensor) -> Tensor:
         """Codes less the zero point, float32."""
         x = x.float()
-        inverse, low, high = (self.grain.spread(t, x.shape) for t in (1.0 / self.scale, self._low, self._high))
+        inverse, low, high = (self.grain.spread(t, x.shape) for t in (1.0 / self.scale, self.lowest, self.highest))
         return (x * inverse).add_(_chances(x)).floor_().clamp_(low, high)
 
 

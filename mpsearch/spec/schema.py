@@ -145,8 +145,10 @@ class BinsSpec(Part):
     quantiles: Annotated[StrictInt, Field(ge=2)] | None = Field(
         default=None, description="Instead of edges: so many bins of about equally many nodes."
     )
-    ranges: Literal["shared", "bin"] = Field(
-        default="shared", description="Whether a range is fitted on the nodes of all bins, or of each bin on its own."
+    ranges: Literal["shared", "bin", "node"] = Field(
+        default="shared",
+        description="What a range is of: the nodes of all bins, those of each bin, or each node on its own (int4 is "
+        "then rowrange4; formats other than integers keep a range of the bin).",
     )
 
     @model_validator(mode="after")
@@ -163,7 +165,8 @@ class SiteRule(Part):
         "and all is every scheme."
     )
     bins: BinsSpec | None = Field(
-        default=None, description="Split features, messages or aggregates of a GNN: a site for each bin of nodes."
+        default=None,
+        description="Split features, messages, attention or aggregates of a GNN: a site for each bin of nodes.",
     )
 
 
@@ -250,6 +253,45 @@ class QuantizationSpec(Part):
     bias_correction: Literal["sequential", "per_site", "none"] = "sequential"
 
 
+class Recipe(Part):
+    """How an assignment is finetuned."""
+
+    epochs: Annotated[StrictInt, Field(gt=0)] = Field(default=5, description="Passes over the training data.")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(default="adam", description="sgd has a momentum of 0.9.")
+    learning_rate: Annotated[StrictFloat, Field(gt=0)] = Field(
+        default=1e-3, description="Of the first epoch; it falls along a cosine to a hundredth in the last."
+    )
+    weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
+    steps: Literal["learned", "fitted"] = Field(
+        default="learned", description="Steps of uniform grids: trained with the weights, or fitted after each epoch."
+    )
+    distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
+        default=0.0, description="Share of the loss that is the divergence from the float model's outputs."
+    )
+    patience: Annotated[StrictInt, Field(gt=0)] | None = Field(
+        default=None, description="Epochs without a better validation score after which training stops; null for never."
+    )
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name the recipe in the ledger."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class FinetuneSpec(Recipe):
+    """What is finetuned once the search is over."""
+
+    top: Annotated[StrictInt, Field(gt=0)] = Field(
+        default=10, description="How many assignments are finetuned: those that together have the largest hypervolume."
+    )
+
+    @property
+    def recipe(self) -> Recipe:
+        """By which each of them is."""
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
+
+
 class EngineSpec(Part):
     device: Annotated[StrictStr, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = Field(
         default="cpu", description="cpu, cuda, cuda:N."
@@ -308,6 +350,9 @@ class Spec(Part):
     racing: RacingSpec = RacingSpec()
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     quantization: QuantizationSpec = QuantizationSpec()
+    finetune: FinetuneSpec | None = Field(
+        default=None, description="Train the most promising assignments after the search; null for none."
+    )
     engine: EngineSpec = EngineSpec()
     tracking: TrackingSpec = TrackingSpec()
     start: tuple[StartTexts, ...] = Field(
@@ -334,6 +379,8 @@ class Spec(Part):
         for goal in data["goals"]:
             if goal["accelerator"] is None:
                 del goal["accelerator"]  # as before there were any
+        if data["finetune"] is None:
+            del data["finetune"]
         for rule in data["sites"]:
             if rule["bins"] is None:
                 del rule["bins"]

@@ -8,6 +8,7 @@ GIN: Xu et al., "How powerful are graph neural networks?" (2019).
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_geometric.nn import AGNNConv, GATConv, GCNConv, GINConv, global_add_pool
@@ -22,7 +23,7 @@ class GCN(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        x = F.relu(self.conv1(F.dropout(x, self.dropout, self.training), edge_index))
+        x = F.relu(self.conv1(_dropout(x, self.dropout, self.training), edge_index))
         return self.conv2(F.dropout(x, self.dropout, self.training), edge_index)
 
 
@@ -36,7 +37,7 @@ class GAT(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        x = F.elu(self.conv1(F.dropout(x, self.dropout, self.training), edge_index))
+        x = F.elu(self.conv1(_dropout(x, self.dropout, self.training), edge_index))
         return self.conv2(F.dropout(x, self.dropout, self.training), edge_index)
 
 
@@ -53,7 +54,7 @@ class AGNN(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, edge_index: Tensor) -> Tensor:
-        x = F.relu(self.lin1(F.dropout(x, self.dropout, self.training)))
+        x = F.relu(self.lin1(_dropout(x, self.dropout, self.training)))
         x = self.conv2(self.conv1(x, edge_index), edge_index)
         return self.lin2(F.dropout(x, self.dropout, self.training))
 
@@ -78,6 +79,14 @@ class GIN(nn.Module):
         for conv in (self.conv1, self.conv2, self.conv3):
             x = F.relu(conv(x, edge_index))
         return self.head(global_add_pool(x, batch, size=self.graphs))
+
+
+def _dropout(x: Tensor, share: float, training: bool) -> Tensor:
+    """Dropout of features as they are given: of bags of words only what is not zero is drawn for, many times faster."""
+    if not training or x.count_nonzero() > x.numel() // 10:
+        return F.dropout(x, share, training)
+    given = x.nonzero(as_tuple=True)
+    return torch.zeros_like(x).index_put_(given, F.dropout(x[given], share))
 
 
 def _perceptron(inputs: int, hidden: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Cora as in Planetoid's raw files, read with an unpickler that knows only arrays, sparse matrices and lists.
+"""Citation graphs as in Planetoid's raw files, read by an unpickler that knows only arrays, sparse matrices and lists.
 
 Yang et al., "Revisiting semi-supervised learning with graph embeddings" (2016); public split: 20 nodes of a
 class for training, the next 500 for validation, 1,000 for test.
@@ -22,7 +22,8 @@ from mpsearch.zoo.digits import NodeData
 from mpsearch.zoo.files import data_file
 
 _SOURCE = "https://raw.githubusercontent.com/kimiyoung/planetoid/af6abf468a772cc055bec88c52e4d6f51b7c37e3/data/"
-_SHA256 = {
+_NAMES = {"cora": "Cora", "citeseer": "CiteSeer", "pubmed": "PubMed"}
+_SHA256_CORA = {
     "allx": "9419ba2f26f5c35243db64aba110e0f35a04851609e0dc5433450676ca6b8543",
     "ally": "2b998f5cc7fedc86e7f97ca2498f47a1ffc1462c29e2d578b23bf3f62b6e7d71",
     "graph": "58f13302f39dde8852dad6fe6d15b89b077b6d7f837626bce671ef80344b383d",
@@ -59,31 +60,41 @@ def unpickle(path: Path) -> Any:
         raise BadInput(f"{path} is not a raw Planetoid file: {error}. Fetch it from {_SOURCE}.") from None
 
 
-def _raw(part: str) -> Path:
+def _raw(name: str, part: str) -> Path:
     return data_file(
-        f"gnn/planetoid/Cora/raw/ind.cora.{part}",
-        "Planetoid's Cora, github.com/kimiyoung/planetoid",
-        f"{_SOURCE}ind.cora.{part}",
-        _SHA256[part],
+        f"gnn/planetoid/{_NAMES[name]}/raw/ind.{name}.{part}",
+        f"Planetoid's {_NAMES[name]}, github.com/kimiyoung/planetoid",
+        f"{_SOURCE}ind.{name}.{part}",
+        _SHA256_CORA[part] if name == "cora" else None,
     )
 
 
-@cache
 def cora() -> NodeData:
     """2,708 papers, 1,433 words (each row sums to 1), 10,556 directed citations, 7 classes."""
-    order = torch.tensor([int(line) for line in _raw("test.index").read_text().split()])
-    x = np.vstack([unpickle(_raw(part)).toarray() for part in ("allx", "tx")])
-    onehot = np.vstack([unpickle(_raw(part)) for part in ("ally", "ty")])
-    features, labels = torch.from_numpy(x).float(), torch.from_numpy(onehot.argmax(1))
-    features[order], labels[order] = features[order.sort().values], labels[order.sort().values]
-    train = torch.arange(len(unpickle(_raw("y"))))
+    return citations("cora")
+
+
+@cache
+def citations(name: str) -> NodeData:
+    """One of `cora`, `citeseer` and `pubmed`: words of papers (each row sums to 1), citations in both directions.
+
+    Papers that no file describes (15 of CiteSeer) have no words, and are in no split. Raises `BadInput` without files.
+    """
+    order = torch.tensor([int(line) for line in _raw(name, "test.index").read_text().split()])
+    known, tested = unpickle(_raw(name, "allx")), unpickle(_raw(name, "tx"))
+    nodes = int(order.max()) + 1
+    x, onehot = np.zeros((nodes, known.shape[1]), np.float32), np.zeros((nodes, unpickle(_raw(name, "ty")).shape[1]))
+    x[: known.shape[0]], x[order] = known.toarray(), tested.toarray()
+    onehot[: known.shape[0]], onehot[order] = unpickle(_raw(name, "ally")), unpickle(_raw(name, "ty"))
+    features, labels = torch.from_numpy(x), torch.from_numpy(onehot.argmax(1))
+    train = torch.arange(len(unpickle(_raw(name, "y"))))
     rows = {
         "train": train,
         "calibration": train,
         "validation": len(train) + torch.arange(500),
         "test": order.sort().values,
     }
-    graph = unpickle(_raw("graph"))
+    graph = unpickle(_raw(name, "graph"))
     pairs = {(min(a, b), max(a, b)) for a, others in graph.items() for b in others if a != b}
     edges = sorted((b, a) for pair in pairs for a, b in (pair, pair[::-1]))  # by target, then by source
     edge_index = torch.tensor(edges).T.flip(0).contiguous()

@@ -69,12 +69,28 @@ def fit_whole(
     epochs: int,
     learning_rate: float,
     weight_decay: float,
+    score: Callable[[nn.Module], tuple[float, ...]] | None = None,
 ) -> None:
-    """Train with the whole data set in each step (a graph); `loss(model)` is a scalar."""
+    """Train with the whole data set in each step (a graph); `loss(model)` is a scalar.
+
+    With `score`, numbers of which the first counts most, the model keeps the weights of the epoch that scores best in
+    evaluation mode; of equal ones the first.
+    """
     optimizer = torch.optim.Adam(model.parameters(), learning_rate, weight_decay=weight_decay)
+    best: tuple[float, ...] = ()
+    kept: dict[str, Tensor] = {}
     model.train()
     for _ in range(epochs):
         optimizer.zero_grad()
         loss(model).backward()
         optimizer.step()
+        if score is not None:
+            model.eval()
+            with torch.no_grad():
+                found = score(model)
+            model.train()
+            if found > best:
+                best, kept = found, {name: value.clone() for name, value in model.state_dict().items()}
+    if score is not None:
+        model.load_state_dict(kept)
     model.eval()

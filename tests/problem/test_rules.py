@@ -5,17 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import make_spec
+from torch import nn
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Role, Site
 from mpsearch.core.space import Space
+from mpsearch.graph.export import Example, export
+from mpsearch.graph.measure import measure
+from mpsearch.graph.sites import discover
 from mpsearch.problem.rules import build_space
 from mpsearch.spec import registry
+from mpsearch.spec.load import load_spec
 from mpsearch.spec.menus import offered
+from mpsearch.zoo.rows import RowReader
 
 SITES = (
     Site("stem:in", Role.ACTIVATION, (2, 3, 6, 6), 1),
@@ -200,3 +207,18 @@ def test_every_error_at_once() -> None:
 def test_canonical_formats_are_what_assignments_hold() -> None:
     found = space(rule("stem.weight", "int4:sym:channel"))
     assert found.decode([0])["stem.weight"] == Format.parse("int4")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_one_space_of_components_for_recurrent_layers_with_and_without_cells(kind: Any) -> None:
+    lowered = export(RowReader(kind), [Example((images := torch.rand(3, 1, 8, 8),), {})])
+    measure(lowered, [images])
+    found = discover(lowered)
+    made = {
+        choice.name: set(map(str, choice.options)) for choice in build_space(load_spec("lstm"), found.sites, ()).choices
+    }
+    cells = {f"rnn:cell_l{i}": {"int8:sym", "int16:sym"} for i in (0, 1)}
+    assert {name: options for name, options in made.items() if ":cell" in name} == (cells if kind is nn.LSTM else {})
+    assert made["rnn:hidden_l1"] == {"int8", "int16"}
+    assert made["rnn.weight_hh_l1"] == {f"int{b}:gate" for b in (2, 3, 4, 6, 8)}
+    assert set(made) >= {s.name for s in found.sites}
