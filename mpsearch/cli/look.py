@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli.common import console, find_run, front_table, print_json, say
+from mpsearch.cli.common import console, find_run, front_table, print_json, say, stacked
 from mpsearch.core.errors import BadInput, NothingFeasible, nearest
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def compare(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, head in enumerate(found.head):
-        table.add_column(head, justify="right" if i > 1 else "left", overflow="fold")
+        table.add_column(stacked(head), justify="right" if i > 1 else "left", overflow="fold")
     for row in found.rows:
         table.add_row(*row)
     console().print(table)
