@@ -192,6 +192,8 @@ def test_a_file_restores_a_member_and_another_is_refused(mlp: ModelProblem, tmp_
     trained = mlp.finetune(assigned(mlp, "int2", "int4"), Recipe(epochs=2, learning_rate=0.02), 1)
     trained.save(tmp_path / "weights.safetensors")
     again = Trained.load(tmp_path / "weights.safetensors")
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "weights.safetensors").read_bytes()
     assert (again.assignment, again.recipe, again.history) == (trained.assignment, trained.recipe, trained.history)
     wanted = mlp.evaluate_trained(trained, "test").measures
     assert mlp.evaluate_finetuned(tmp_path / "weights.safetensors", "test").measures == wanted
