@@ -12,7 +12,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
 from mpsearch.zoo import digits
 from mpsearch.zoo.graphs import classifier
-from mpsearch.zoo.options import whole
+from mpsearch.zoo.options import shuffled_parts, whole
 
 _GRAPHS = 150  # divides every split: 150, 450 and 450
 
@@ -40,6 +40,13 @@ class GraphClassification(Objective):
         data = digits.pixel_graphs()
         for rows in data.rows[split].split(self.batch_size):
             yield Batch(data.batch(rows), data.labels[rows], len(rows))  # node features, edges, graph of each node
+
+    def training_batches(self, epoch: int) -> Iterable[Batch]:
+        data = digits.pixel_graphs()
+        train = data.rows["train"]
+        for part in shuffled_parts(len(train), self.batch_size, epoch):
+            if len(part) == self.batch_size:  # pooling knows no other number; the rest waits for the next order
+                yield Batch(data.batch(train[part]), data.labels[train[part]], len(part))
 
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Scores:
         logits, labels = torch.cat(list(outputs)), torch.cat(list(targets))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
 from mpsearch.zoo.images import CLASSIFIERS
-from mpsearch.zoo.options import in_parts, one_of, whole
+from mpsearch.zoo.options import in_parts, one_of, shuffled_parts, whole
 
 
 class ImageClassification(Objective):
@@ -18,16 +18,21 @@ class ImageClassification(Objective):
 
     Args:
         model: `mlp`, `cnn` (10-layer ResNet), `vit`, or `lstm` and `gru`, which read row by row, on scikit-learn's
-            8x8 digits, trained on first use; or, with data files, `digits_resnet10` (16x16 digits) or `cifar_resnet20`.
+            8x8 digits, trained on first use; or, with data files, `digits_resnet10`
+            (16x16 digits), `cifar_resnet20` or `imagenet_efficientnet_lite0`.
         batch_size: images in a batch, at least 2.
         validation: how many images the search scores at most, evenly spaced; None for all of the split.
+        training_batch_size: images in a step of finetuning, at least 2.
     """
 
     trains = True
 
-    def __init__(self, model: str = "cnn", batch_size: int = 150, validation: int | None = None) -> None:
+    def __init__(
+        self, model: str = "cnn", batch_size: int = 150, validation: int | None = None, training_batch_size: int = 50
+    ) -> None:
         self.entry = CLASSIFIERS[one_of("model", model, CLASSIFIERS)]
         self.batch_size = whole("batch_size", batch_size, least=2)
+        self.training_batch_size = whole("training_batch_size", training_batch_size, least=2)
         self.most = {"validation": None if validation is None else whole("validation", validation, least=2)}
 
     def model(self) -> nn.Module:
@@ -36,6 +41,11 @@ class ImageClassification(Objective):
     def batches(self, split: Split) -> Iterable[Batch]:
         images, labels = self.entry.rows(split)
         for rows in in_parts(len(labels), self.batch_size, self.most.get(split)):
+            yield Batch((images[rows],), labels[rows], len(rows))
+
+    def training_batches(self, epoch: int) -> Iterable[Batch]:
+        images, labels = self.entry.rows("train")
+        for rows in shuffled_parts(len(labels), self.training_batch_size, epoch):
             yield Batch((images[rows],), labels[rows], len(rows))
 
     def metric(self, outputs: Sequence[Tensor], targets: Sequence[Tensor]) -> Scores:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mpsearch.core.errors import BadInput
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
-from mpsearch.zoo.neighbours import NeighbourSampler
+from mpsearch.zoo.neighbours import neighbourhoods
 from mpsearch.zoo.nodes import DATASETS, NETWORKS, classifier
 from mpsearch.zoo.options import one_of, whole
 
@@ -81,11 +81,10 @@ class NodeClassification(Objective):
         if rows == "train" and self.fanouts is not None:
             nodes = nodes[torch.randperm(len(nodes), generator=torch.Generator().manual_seed(epoch))]
         if self.fanouts is not None:
-            sampler = NeighbourSampler(data.edge_index, len(data.x), self.fanouts, seed=epoch)
-            for part in sampler.batches(nodes, self.batch_size):
+            for part in neighbourhoods(data.edge_index, len(data.x), nodes, self.fanouts, self.batch_size, seed=epoch):
                 asked = torch.arange(part.wanted)
                 target = Target(asked, data.labels[part.nodes[asked]])
-                yield Batch((data.x[part.nodes], part.edge_index), target, part.wanted)
+                yield Batch((data.x[part.nodes], part.edge_index), target, part.wanted, degrees=part.degrees)
             return
         tested = torch.isin(torch.arange(len(data.x)), data.rows["test"])
         judged = (tested if rows == "test" else ~tested).nonzero().flatten()

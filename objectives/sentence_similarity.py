@@ -9,7 +9,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
-from mpsearch.zoo.options import in_parts, whole
+from mpsearch.zoo.options import in_parts, shuffled_parts, whole
 from mpsearch.zoo.sentences import encode, minilm, pairs
 
 
@@ -34,6 +34,12 @@ class SentenceSimilarity(Objective):
     def batches(self, split: Split) -> Iterable[Batch]:
         chosen = pairs(split)
         for rows in in_parts(len(chosen), self.batch_size, self.most.get(split)):
+            first, second, scores = zip(*(chosen[row] for row in rows.tolist()), strict=True)
+            yield Batch(encode([*first, *second]), torch.tensor(scores), len(rows))
+
+    def training_batches(self, epoch: int) -> Iterable[Batch]:
+        chosen = pairs("train")
+        for rows in shuffled_parts(len(chosen), self.batch_size, epoch):
             first, second, scores = zip(*(chosen[row] for row in rows.tolist()), strict=True)
             yield Batch(encode([*first, *second]), torch.tensor(scores), len(rows))
 

@@ -79,7 +79,8 @@ def front_table(view: View, points: list[Point]) -> Table:
     table.add_column("key")
     rows = {evaluation.key: str(row) for row, evaluation in enumerate(view.result.front.members)}
     for point in points:
-        names = [point.name] * (point.kind != "mixed") + ["knee"] * point.is_knee
+        names = [point.name] * (point.kind != "mixed") + ["finetuned"] * point.evaluation.is_finetuned
+        names += ["knee"] * point.is_knee
         cells = [rows.get(point.key, ""), point.summary, ", ".join(names)]
         for goal in view.goals:
             cells.append(with_error(point.evaluation, goal.name))

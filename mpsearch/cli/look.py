@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,7 @@ def front(
     """Show the Pareto front of a run, or one member of it with its formats."""
     from mpsearch.core.front import Front
     from mpsearch.engine.folder import front_document
+    from mpsearch.engine.formats import shares, uses
     from mpsearch.engine.load import load_result
     from mpsearch.engine.views import View
 
@@ -55,12 +57,16 @@ def front(
     chosen = {picked.key} if picked else {e.key for e in members}
     document = front_document(result)
     document["members"] = [member for member in document["members"] if member["key"] in chosen]
+    found = uses(view)
     if as_json:
-        print_json(document["members"][0] if picked else document)
+        print_json(document["members"][0] if picked else document | {"formats": [asdict(use) for use in found]})
         return
     screen = console()
     rows = [point for point in view.shown() if point.key in chosen or (picked is None and not point.on_front)]
     screen.print(front_table(view, rows))
+    if not picked:
+        for line in shares(found):
+            screen.print(line, soft_wrap=True)
     if picked:
         for site, text in document["members"][0]["assignment"].items():
             screen.print(f"{text:12} {site}", soft_wrap=True)
@@ -215,7 +221,7 @@ def _accelerators(as_json: bool) -> None:
 
 
 def _about(kind: str, name: str) -> str:
-    """The first line of what `name` says of itself; of a driver, its options and their defaults too."""
+    """The first line of what `name` says of itself; a driver's options too, and what a quantizer's name offers."""
     from mpsearch.spec import find, registry
 
     if name == "auto":
@@ -228,7 +234,10 @@ def _about(kind: str, name: str) -> str:
     except BadInput as error:
         return f"({error})"
     options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
-    return (inspect.getdoc(found) or "").partition("\n")[0] + (f"  {{{options}}}" if options else "")
+    more = f"  {{{options}}}" if options else ""
+    if kind == "quantizers" and found.menu:
+        more = f"  [{', '.join(found.menu)}]"
+    return (inspect.getdoc(found) or "").partition("\n")[0] + more
 
 
 def schema() -> None:

@@ -3,6 +3,7 @@
     MpsearchError
     ├── BadInput            2   the request is wrong; nothing expensive has run
     ├── ObjectiveFailed     3   the objective cannot be trusted (baseline fails, is not deterministic, ...)
+    │   └── Diverged            a training gave NaN or infinity
     ├── NothingFeasible     4   no assignment meets the limits; the nearest are kept
     └── OutOfResources      5   disk, workers or a required tracking server
 
@@ -39,6 +40,10 @@ class ObjectiveFailed(MpsearchError):
     """The objective raised on the float model, gave NaN, or does not repeat itself."""
 
     exit_code = 3
+
+
+class Diverged(ObjectiveFailed):
+    """A training whose loss is not a finite number any more."""
 
 
 class NothingFeasible(MpsearchError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -49,8 +50,8 @@ class Evaluation:
 
     @property
     def key(self) -> str:
-        """Digest of the assignment."""
-        return self.assignment.key
+        """Digest of the assignment, and of the recipe where it was finetuned: another member, with other weights."""
+        return self.assignment.key if self.recipe is None else finetuned_key(self.assignment, self.recipe)
 
     @property
     def is_full(self) -> bool:
@@ -58,6 +59,16 @@ class Evaluation:
         return self.failure is None and self.fidelity == 1.0
 
     @property
+    def is_finetuned(self) -> bool:
+        """Whether its weights were trained at the assignment."""
+        return self.recipe is not None
+
+    @property
     def identity(self) -> Identity:
         """Two evaluations of the same identity are the same measurement."""
         return (self.variant, self.key, self.recipe, self.split, self.fidelity)
+
+
+def finetuned_key(assignment: Assignment, recipe: str) -> str:
+    """16 hexadecimal digits that identify `assignment` after a training by `recipe`, its digest."""
+    return hashlib.sha256(f"{assignment.key} {recipe}".encode()).hexdigest()[:16]

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from mpsearch.core.format import FP32, Format
-from mpsearch.cost.workload import FLOAT32, Access, Operation, Width, Workload, width
+from mpsearch.core.width import FLOAT32, Width
+from mpsearch.cost.width import width
+from mpsearch.cost.workload import Access, Operation, Workload
 
 At = Mapping[str, Format]
 """Formats by site."""

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from functools import partial
 
 from mpsearch.core.format import FP32, Format
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
 from mpsearch.cost.kernels import fused
 from mpsearch.cost.layout import stored_bits
 from mpsearch.cost.memory import PackedAt
 from mpsearch.cost.sums import Part, Sum
-from mpsearch.cost.workload import FLOAT32, Access, Operation, Width, Workload, width
+from mpsearch.cost.width import width
+from mpsearch.cost.workload import Access, Operation, Workload
 
 PICO, FEMTO = 10**12, 10**15
 

@@ -3,7 +3,8 @@
 * `mem_embed`: features that enter each layer, and one attention coefficient per edge and head. What is gathered to
   edges is not counted again. The measure `feature_bytes` is this, of the sites of a model.
 * `mem_notes`: what the authors' code counts: features before and after the linear map, both gathered to the edges, and
-  three edge values per head; no weights. For a layer with one width for all of it.
+  three edge values per head; no weights. The measure `notes_bytes` is this, of the layers of a model with a
+  softmax over edges: `mem_notes` itself where a layer has one width for all of it.
 * `mem_total`: `mem_embed`, weights, the structure of the graph, and what mixed widths need besides. The measure
   `graph_bytes` is this, of the sites of a model.
 
@@ -13,13 +14,16 @@ where the layer adds them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
-from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_parts, part, value_bytes
+from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, memory_parts, part, value_bytes
 from mpsearch.cost.model import Measure
 from mpsearch.cost.sums import Part, Sum
+from mpsearch.cost.workload import Held
 
 Scope = Literal["shared", "bin", "node"]
 """What one range (lowest value and scale) is for."""
@@ -44,10 +48,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Structure:
-    """The size of a graph: nodes, and directed edges as they are given to the model."""
+    """The size of a graph: nodes, directed edges as they are given to the model, and float weights given with them."""
 
     nodes: int
     edges: int
+    weights: int = 0
 
 
 def feature_bits(counts: Sequence[int], features: int, bits: Sequence[int], row: int = 1) -> int:
@@ -153,11 +158,28 @@ def graph_measures(
     nodes, given = structure.nodes, structure.edges
     stored = memory_parts(parameters, values, packed)
     features = [part(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
-    edges = Part("(structure)", (), lambda _: csr_bits(nodes, given))
+    edges = Part("(structure)", (), lambda _: csr_bits(nodes, given) + 32 * structure.weights)
     parts = [*stored, *features, edges]
     if bins := [value.bin for value in values if value.bin is not None]:
         parts.append(Part("(bins)", (), lambda _: sum(8 + (32 if of.least else 0) for of in bins)))  # as `bin_bits`
     return {"graph_bytes": Sum(parts, per=8, whole=True)}
+
+
+def notes_measures(noted: Sequence[tuple[Held, Fraction]], packed: PackedAt) -> dict[str, Measure]:
+    """`notes_bytes`, the `mem_notes` of a model; nothing for one without a softmax over edges.
+
+    Args:
+        noted: tensors, and how often their numbers count.
+    """
+
+    def units(times: Fraction) -> Callable[[Held, Packed | None], int]:
+        def bits(held: Held, found: Packed | None) -> int:
+            return math.ceil(times * (32 * held.elements if found is None else found.code_bits))
+
+        return bits
+
+    parts = [part(held, packed, units(times)) for held, times in noted]
+    return {"notes_bytes": Sum(parts, per=8, whole=True)} if parts else {}
 
 
 def _noted(nodes: int, edges: int, layer: Layer) -> int:

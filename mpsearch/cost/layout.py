@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mpsearch.core.codes import Codes
 from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, held_together, part, static_bits
 from mpsearch.cost.peak import Peak
 from mpsearch.cost.sums import Sum
@@ -22,34 +23,44 @@ def stored_bits(layout: Layout, held: Held, packed: Packed | None) -> int:
 
 
 def code_bits(layout: Layout, held: Held, packed: Packed | None) -> int:
-    """Bits of the codes of `held` in `layout`, gaps included: a multiple of its alignment.
+    """Bits of the codes of `held` in `layout`, gaps included. Each of its arrays starts at a multiple of the alignment.
 
     * bit: ceil(n b / 8) bytes. row: rows * ceil(columns b / 8) bytes.
     * word: W * ceil(n / floor(W / b)) bits: no code straddles a word of W; one that is longer takes whole words.
     * container: n times the next of `storage_bits`; a code longer than all of them takes several of the last.
     * tile: matrices of weights padded to (tile rows, tile columns), the rest as row.
 
-    Where codes take no whole bits each (scales that are worked out as the model runs count as codes), what is beyond
-    whole bits follows without gaps.
+    Scales, indices and pointers that are worked out as the model runs are arrays of their own, as wide as they are; so
+    are codes that stand for several elements, which no tile pads. Digits of binary vectors fill words without gaps.
     """
     n = held.elements
-    total = n * held.float_bits if packed is None else packed.code_bits
     if not n:
         return 0
-    bits, beyond = divmod(total, n)
+    arrays = (Codes(n, held.float_bits),) if packed is None else packed.arrays or (_even(packed.code_bits, n),)
+    return sum(_up(_laid(layout, held, codes), 8 * layout.align_bytes) for codes in arrays)
+
+
+def _even(total: int, n: int) -> Codes:
+    """What is known of so many bits of `n` elements alone: codes of whole bits, else a stream."""
+    return Codes(total, 1, is_stream=True) if total % n else Codes(n, total // n)
+
+
+def _laid(layout: Layout, held: Held, codes: Codes) -> int:
+    """Bits of one array, from its first code to its last."""
+    count, bits = codes.count, codes.bits
     match layout.weight_pack:
         case "bit":
-            found = total
-        case "word" if bits:
-            found = layout.word_bits * _words(n, bits, layout.word_bits) + beyond
-        case "container" if bits:
-            found = n * _container(bits, layout.storage_bits) + beyond
-        case "tile" if held.is_parameter and held.rows > 1:
-            columns = -(-n // held.rows)
-            found = _up(held.rows, layout.tile[0]) * _up(columns, layout.tile[1]) * bits + beyond
+            return codes.total_bits
+        case "word":
+            return layout.word_bits * _words(count, bits, layout.word_bits)
+        case "container" if not codes.is_stream:
+            return count * _container(bits, layout.storage_bits)
+        case "tile" if held.is_parameter and held.rows > 1 and count == held.elements:
+            return _up(held.rows, layout.tile[0]) * _up(-(-count // held.rows), layout.tile[1]) * bits
+        case "row" | "tile" if count % held.rows == 0:
+            return held.rows * _up(count // held.rows * bits, 8)
         case _:
-            found = held.rows * _up(-(-total // held.rows), 8)
-    return _up(found, 8 * layout.align_bytes)
+            return codes.padded_bits
 
 
 def device_memory(layout: Layout, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt) -> Sum:

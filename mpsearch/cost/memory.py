@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Bin
 from mpsearch.cost.model import Measure
@@ -19,11 +20,21 @@ from mpsearch.cost.workload import Held
 
 @dataclass(frozen=True)
 class Packed:
-    """What a tensor takes in one format, in bits: all that is stored, the codes alone, and what is static."""
+    """What a tensor takes in one format, in bits: all that is stored, the codes alone, and what is static.
+
+    Args:
+        arrays: what the codes are; none where all there is to know is how many bits they have.
+    """
 
     bits: int
     code_bits: int
     static_bits: int
+    arrays: tuple[Codes, ...] = ()
+
+    @property
+    def padded_code_bits(self) -> int:
+        """The codes in whole bytes."""
+        return sum(codes.padded_bits for codes in self.arrays or (Codes(self.code_bits, 1),))
 
 
 PackedAt = Callable[[str, Format], Packed]
@@ -134,10 +145,11 @@ def static_bits(value: Value, packed: Packed | None) -> int:
 
 def value_bytes(value: Value, packed: Packed | None) -> int:
     """The codes of a value, in whole bytes."""
-    bits = value.elements * value.float_bits if packed is None else packed.code_bits
+    if packed is None:
+        return (value.elements * value.float_bits + 7) // 8
     if value.bin is not None:
-        bits = value.rows * (-(-bits // (8 * value.rows)) * 8)
-    return (bits + 7) // 8
+        return value.rows * -(-packed.code_bits // (8 * value.rows))
+    return packed.padded_code_bits // 8
 
 
 def held_together(values: Sequence[Value], in_place: Callable[[Value], bool]) -> Bools:

@@ -4,6 +4,13 @@
 * `bops_baskin`: MACs * (w * a + w + a + log2 K) for sums of K products, as UNIQ counts (Baskin et al., arXiv
   1804.10969).
 * `macs_bits`: MACs * max(w, a): what hardware that is serial in the wider operand takes.
+
+Both sources know integers and float32. What w and a are for other formats is our own choice: the bits that enter a
+product (`mpsearch.core.width.Width.significant`). Floats count all of theirs, as float32 does, without the scales of
+their blocks; numbers with few significant bits count those, and not the shift (Gong et al., arXiv 2109.03513); what is
+looked up in a codebook counts as the float that is found there; sums of binary vectors count their number, so that two
+of M and K take M * K single bits for each product (Sun et al., arXiv 2106.09886), and one beside values of a bits M
+additions of those. Products with scales and coordinates, one per sum, are not counted.
 """
 
 from __future__ import annotations
@@ -13,25 +20,27 @@ from collections.abc import Callable
 from functools import partial
 
 from mpsearch.core.format import Format
+from mpsearch.core.width import FLOAT32
 from mpsearch.cost.sums import Part, Sum
-from mpsearch.cost.workload import FLOAT32, Operation, Workload, width
+from mpsearch.cost.width import width
+from mpsearch.cost.workload import Operation, Workload
 
-Rule = Callable[[int, int, int, float], float]
+Rule = Callable[[int, float, float, float], float]
 """Multiply-accumulates, bits of both operands, length of the sums; to the measure."""
 
 
-def bops(macs: int, w: int, a: int, reduction: float) -> float:
+def bops(macs: int, w: float, a: float, reduction: float) -> float:
     """HAWQ-V3's definition."""
     del reduction
     return macs * w * a
 
 
-def bops_baskin(macs: int, w: int, a: int, reduction: float) -> float:
+def bops_baskin(macs: int, w: float, a: float, reduction: float) -> float:
     """UNIQ's definition: products of all pairs of bits, and the accumulator."""
     return macs * (w * a + w + a + math.log2(reduction))
 
 
-def macs_bits(macs: int, w: int, a: int, reduction: float) -> float:
+def macs_bits(macs: int, w: float, a: float, reduction: float) -> float:
     """The wider operand's bits."""
     del reduction
     return macs * max(w, a)
@@ -67,5 +76,5 @@ def _units(
     formats: tuple[Format, ...],
 ) -> int:
     at = dict(zip(sites, formats, strict=True))
-    w, a = (FLOAT32.bits if site is None else width(at[site]).bits for site in operands)
+    w, a = (FLOAT32.significant if site is None else width(at[site]).significant for site in operands)
     return round(rule(operation.macs, w, a, operation.reduction))

@@ -10,11 +10,13 @@ from math import ceil
 
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.space import Choice, Space
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.base import Accelerator
 from mpsearch.cost.device import run
 from mpsearch.cost.kernels import fused
 from mpsearch.cost.memory import Packed, PackedAt
-from mpsearch.cost.workload import FLOAT32, Kind, Operation, Width, Workload, width
+from mpsearch.cost.width import width
+from mpsearch.cost.workload import Kind, Operation, Workload
 
 _OTHER = {"weights": "values", "values": "weights"}
 
@@ -112,7 +114,8 @@ def _asked(accelerator: Accelerator, workload: Workload, space: Space) -> Iterat
             for i, tensor in enumerate(held):
                 if tensor is None or sites[i] not in choice_of:
                     continue
-                wider, plain = ((*formats[:i], fmt, *formats[i + 1 :]) for fmt in (_format(runs[i]), FP32))
+                instead = formats[i] if runs[i] == widths[i] else Format(runs[i].kind, runs[i].bits)
+                wider, plain = ((*formats[:i], fmt, *formats[i + 1 :]) for fmt in (instead, FP32))
                 yield _Asked(
                     number,
                     kernel.kind,
@@ -158,10 +161,6 @@ def _codes(workload: Workload) -> PackedAt:
         return Packed(bits, bits, 0)
 
     return packed
-
-
-def _format(wide: Width) -> Format:
-    return Format("bf" if wide.is_brain else "fp" if wide.is_float else "int", wide.bits)
 
 
 def _order(wide: Width) -> tuple[int, str]:

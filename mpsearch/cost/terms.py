@@ -6,7 +6,7 @@ That form is what makes a cost exact for a solver and cheap for many assignments
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -52,6 +52,11 @@ class Terms:
         """The number [n] at option `indices` [n, choices], of any type of integers. Raises `IndexError` on others."""
         return self._lookup(indices)
 
+    def only(self, options: Sequence[NDArray[np.integer]]) -> Terms:
+        """The same over some options of each choice, whose indices are given."""
+        joint = {key: table[np.ix_(*(options[i] for i in key))] for key, table in self.joint.items()}
+        return Terms(tuple(row[kept] for row, kept in zip(self.unary, options, strict=True)), self.constant, joint)
+
     @property
     def tables(self) -> dict[tuple[int, ...], Ints]:
         """Every table by the choices that it is over."""
@@ -79,6 +84,10 @@ class Cost:
     def __call__(self, indices: ArrayLike) -> NDArray[np.float64]:
         """The measure [n], in its own unit, at option `indices` [n, choices] of any type of integers."""
         return self.measure(self._lookup(indices))
+
+    def only(self, options: Sequence[NDArray[np.integer]]) -> Cost:
+        """The same over some options of each choice, whose indices are given."""
+        return replace(self, rows=tuple(row.only(options) for row in self.rows))
 
     @cached_property
     def _lookup(self) -> Lookup:

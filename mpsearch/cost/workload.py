@@ -11,8 +11,6 @@ from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import cached_property
 
-from mpsearch.core.format import Format
-
 
 class Kind(StrEnum):
     """What an operation does. The first five multiply matrices; the others move, add or normalise."""
@@ -147,38 +145,6 @@ class Operation:
         if self.kind is Kind.CONV_TRANSPOSED:
             return max(1.0, self.macs / sum(access.elements for access in self.writes))
         return self.gemm.k
-
-
-@dataclass(frozen=True)
-class Width:
-    """How wide an operand is where it is multiplied.
-
-    Args:
-        bits: of a code. is_float: whether it is a floating-point number.
-        significant: bits that a multiplier sees; fewer than `bits` for formats with few significant bits.
-        is_brain: whether it is the brain float of its size, which has the range of float32 and fewer digits.
-    """
-
-    bits: int
-    is_float: bool = False
-    significant: int = 0
-    is_brain: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.significant:
-            object.__setattr__(self, "significant", self.bits)
-
-    def __str__(self) -> str:
-        return f"{'bf' if self.is_brain else 'fp' if self.is_float else 'int'}{self.bits}"
-
-
-FLOAT32 = Width(32, is_float=True)
-_FLOATS = ("fp", "bf")
-
-
-def width(fmt: Format) -> Width:
-    """How wide an operand in `fmt` is where it is multiplied. Fractional bits are rounded up."""
-    return Width(-int(-fmt.bits // 1), is_float=fmt.scheme in _FLOATS, is_brain=fmt.scheme == "bf")
 
 
 @dataclass(frozen=True)

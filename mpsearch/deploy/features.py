@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsearch.core.assignment import Assignment
+from mpsearch.core.width import Width
 from mpsearch.cost.conversions import asked, dequantized, inputs, is_code, quantized
-from mpsearch.cost.workload import Operation, Width, Workload
+from mpsearch.cost.workload import Operation, Workload
 
 INT8 = Width(8)
 

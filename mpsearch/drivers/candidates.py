@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpsearch.core.errors import OutOfResources
-from mpsearch.core.space import Space
 from mpsearch.cost.solve.elimination import least
 from mpsearch.cost.solve.front import front
 from mpsearch.cost.solve.priced import priced
 from mpsearch.cost.solve.sweep import sweep
 from mpsearch.cost.terms import Cost
+from mpsearch.drivers.menu import Menu
 
 Rows = NDArray[np.int16]
 Floats = NDArray[np.float64]
@@ -26,34 +26,43 @@ _SOLVED, _PRICED = 16, 50
 """Open choices up to which a predicted front against one cost, and several, is solved; above, its convex hull does."""
 
 
-def one_at_a_time(space: Space, base: Sequence[int], most: int) -> Rows:
-    """`base` with one choice as wide as it can be, or as narrow where it is widest already; at most `most` rows.
+def one_at_a_time(menu: Menu, base: Sequence[int], most: int) -> Rows:
+    """`base` with one choice of as little noise as it can have, or of as much where it has that; at most `most` rows.
 
     Of many choices, neighbours move together.
     """
-    bits = [np.array([fmt.bits for fmt in choice.options]) for choice in space.choices]
-    moved = np.array([b.argmin() if b[k] == b.max() else b.argmax() for b, k in zip(bits, base, strict=True)])
-    free = np.flatnonzero([len(b) > 1 for b in bits])
+    loudness = [noise[kept] for noise, kept in zip(menu.noise, menu.kept, strict=True)]
+    quietest, loudest = (
+        np.array([kept[pick(own)] for kept, own in zip(menu.kept, loudness, strict=True)])
+        for pick in (np.argmin, np.argmax)
+    )
+    moved = np.where(quietest == base, loudest, quietest)
+    free = np.flatnonzero(moved != base)
     groups = np.array_split(free, max(1, min(len(free), most)))
-    return np.array([np.where(np.isin(np.arange(len(bits)), group), moved, base) for group in groups], dtype=np.int16)
+    return np.array([np.where(np.isin(np.arange(len(base)), group), moved, base) for group in groups], dtype=np.int16)
 
 
-def neighbours(rows: Rows, sizes: Sequence[int], most: int, rng: np.random.Generator) -> Rows:
-    """Rows that differ from one of `rows` in a single choice, at most so many of them, drawn at random."""
+def neighbours(rows: Rows, options: Sequence[NDArray[np.int16]], most: int, rng: np.random.Generator) -> Rows:
+    """Rows that differ from one of `rows` in a single choice, at most so many of them, drawn at random.
+
+    Args:
+        options: those that each choice may have.
+    """
+    sizes = [len(kept) for kept in options]
     total = sum(sizes)
     at = np.arange(len(rows) * total)
     if len(at) > most:
         at = np.sort(rng.choice(len(at), most, replace=False))
     moved = rows[at // total].copy()
     choice = np.repeat(np.arange(len(sizes)), sizes)[at % total]
-    option = np.concatenate([np.arange(size) for size in sizes])[at % total]
+    option = np.concatenate(options)[at % total]
     moved[np.arange(len(at)), choice] = option
     return moved
 
 
-def anywhere(sizes: Sequence[int], n: int, rng: np.random.Generator) -> Rows:
-    """`n` rows, uniform over the space."""
-    return np.stack([rng.integers(size, size=n) for size in sizes], axis=1).astype(np.int16)
+def anywhere(options: Sequence[NDArray[np.int16]], n: int, rng: np.random.Generator) -> Rows:
+    """`n` rows, uniform over those that take one of `options` at each choice."""
+    return np.stack([kept[rng.integers(len(kept), size=n)] for kept in options], axis=1)
 
 
 def towards(rows: Rows, aims: Rows, rng: np.random.Generator) -> Rows:
@@ -78,12 +87,18 @@ def cheapest(cost: Cost) -> NDArray[np.int16]:
     return np.array(found, dtype=np.int16)
 
 
-def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -> Rows:
+def predicted_front(
+    score: Sequence[Floats], costs: Sequence[Cost], options: Sequence[NDArray[np.int16]], most: int
+) -> Rows:
     """About `most` rows from the front of an additive `score` against each of `costs`: exact, or its convex hull.
 
     And about as many from the front against all of them. Without a cost that is a sum, the best row alone.
+
+    Args:
+        options: those that each choice may have.
     """
-    sums = [cost for cost in costs if len(cost.rows) == 1]
+    score = [row[kept] for row, kept in zip(score, options, strict=True)]
+    sums = [cost.only(options) for cost in costs if len(cost.rows) == 1]
     open_ = sum(len(row) > 1 for row in score)
     found: list[NDArray[np.integer]] = []
     with suppress(OutOfResources):  # too many choices hang together
@@ -95,7 +110,8 @@ def predicted_front(score: Sequence[Floats], costs: Sequence[Cost], most: int) -
             together = priced(score, sums, limits, most) if open_ <= _PRICED else sweep(score, sums, most=most)
             found.append(together.indices)
     best = np.array([[row.argmin() for row in score]])
-    return np.concatenate(found or [best]).astype(np.int16)
+    picked = np.concatenate(found or [best])
+    return np.stack([kept[column] for kept, column in zip(options, picked.T, strict=True)], axis=1)
 
 
 class Prefixes:

@@ -1,6 +1,10 @@
 """The frontier driver: learn the losses, know the costs, and ask where the front is expected to grow most.
 
-1. From the best compromise among the uniform controls, each choice alone as wide as it can be: what it does.
+1. From the best compromise among the uniform controls, each choice alone as wide as it can be: what it does. Where
+   formats of several kinds are offered, options that others beat in every cost and in noise are left out (`menu`), and
+   what stands for the controls without them is asked first. Such menus reach from formats that lose nothing to some
+   that lose nearly all, and up to the worst control all that is good looks alike; so most rounds aim at losses not far
+   beyond that of the compromise, and only some at all.
 2. Rounds: a Gaussian process of every measured goal is fitted to all that was measured. Candidates are the
    neighbours of the front, the exact front that a purely additive model predicts, random points, and the neighbours of
    the best of these. Those with the largest expected hypervolume improvement are asked, each counted as part of the
@@ -41,6 +45,7 @@ from mpsearch.drivers.candidates import (
     towards,
     unseen,
 )
+from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.pool import Axis, Pool
 from mpsearch.drivers.surrogate import FEWEST, Surrogate
 
@@ -50,6 +55,9 @@ _POOL, _RANDOM, _HOPS, _BEST = 400, 50, 2, 10
 """Neighbours looked at in a step, random points beside them, steps from the best, and how many are the best."""
 _NEGLIGIBLE = 1e-4
 """Expected gain of hypervolume below which the model is better questioned than believed."""
+_NEAR, _FAR_EVERY = 3, 4
+"""How many times as far from the best as the compromise a loss counts in most rounds, and one round in how many is not
+so limited."""
 _SMALL = 4_096
 """Size of a space that is listed whole to find what was not asked yet."""
 log = logging.getLogger("mpsearch.drivers")
@@ -77,19 +85,21 @@ class Frontier(AskTell):
 
     def start(self, session: Session) -> None:
         self._space, self._rng = session.space, np.random.default_rng(session.seed)
-        self._sizes = [len(choice.options) for choice in session.space.choices]
+        self._menu = Menu.of(session.space, session.problem, session.goals)
         self._goals, controls = session.goals, session.evaluations
         self._baseline: Mapping[str, float] = controls[0].measures
         self._axes = [self._axis(session, goal) for goal in session.goals]
+        self._worst = [axis.worst for axis in self._axes]
+        self._base: tuple[int, ...] = ()
         limited = [axis.cost for axis in self._axes if axis.cost is not None and axis.goal.limit is not None]
         self._cheapest = np.array([cheapest(cost) for cost in limited], dtype=np.int16)
         self._rows: list[tuple[int, ...]] = []
         self._eligible: list[bool] = []
         self._failed: list[tuple[int, ...]] = []
-        self._outcome = Surrogate(session.space)
+        self._outcome = Surrogate(session.space, self._menu)
         self._seen: set[bytes] = set()
         self._prefixes = Prefixes(session.problem.work)
-        self._learned = self._asked = 0
+        self._learned = self._asked = self._rounds = 0
         self._note(controls)
         left = session.budget_left
         self._first = self._fresh(self._one_at_a_time(64 if left is None else max(2, left // 4)))
@@ -112,16 +122,19 @@ class Frontier(AskTell):
 
     def _one_at_a_time(self, most: int) -> Rows:
         if not self._rows:
-            return np.zeros((0, len(self._sizes)), dtype=np.int16)
+            return np.zeros((0, len(self._space.choices)), dtype=np.int16)
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
-        return one_at_a_time(self._space, self._rows[int(losses.sum(axis=1).argmin())], most)
+        controls = self._menu.moved(np.array(self._rows, dtype=np.int16))
+        base = controls[int(losses.sum(axis=1).argmin())]
+        self._base = tuple(base.tolist())
+        return np.concatenate([controls, one_at_a_time(self._menu, base, most)])
 
     def _axis(self, session: Session, goal: Goal) -> Axis:
         controls = {session.evaluations[0].assignment, *session.space.uniform().values()}
         found = [e for e in session.evaluations if e.failure is None and e.assignment in controls]
         worst = max(goal.loss(e.measures) for e in found)
         bound = np.nan if goal.limit is None else goal.limit.bound(self._baseline.get(goal.name, np.nan))
-        return Axis(goal, session.problem.cost(goal.name), Surrogate(session.space), worst, bound)
+        return Axis(goal, session.problem.cost(goal.name), Surrogate(session.space, self._menu), worst, bound)
 
     def _note(self, evaluations: Sequence[Evaluation]) -> None:
         for done in evaluations:
@@ -151,25 +164,38 @@ class Frontier(AskTell):
         for axis in learned:
             axis.surrogate.fit(rows, np.array(axis.losses), learn=learn)
         self._learned = known if learn else self._learned
+        self._aim()
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
         eligible = np.flatnonzero(self._eligible)
         members = eligible[non_dominated(losses[eligible])]
-        pool = Pool(self._axes, losses[members], self._prefixes, len(self._sizes), self._failing(learn))
-        near = rows[members] if len(members) else rows
-        pool.add(self._fresh(neighbours(near, self._sizes, _POOL, self._rng)))
+        pool = Pool(self._axes, losses[members], self._prefixes, len(self._space.choices), self._failing(learn))
+        near = self._menu.moved(rows[members] if len(members) else rows)
+        pool.add(self._fresh(neighbours(near, self._menu.kept, _POOL, self._rng)))
+        pool.add(self._fresh(near))
         if learn:
             costs = [axis.cost for axis in self._axes if axis.cost is not None]
             for axis in learned:
-                pool.add(self._fresh(predicted_front(axis.surrogate.additive(), costs, _POOL)))
+                pool.add(self._fresh(predicted_front(axis.surrogate.additive(), costs, self._menu.kept, _POOL)))
         pool.add(self._random(_RANDOM))
         for _ in range(_HOPS):
-            pool.add(self._fresh(neighbours(pool.best(_BEST), self._sizes, _POOL, self._rng)))
+            pool.add(self._fresh(neighbours(pool.best(_BEST), self._menu.kept, _POOL, self._rng)))
         picked: list[NDArray[np.int16]] = []
         while len(picked) < n and len(pool.rows):
             self._asked += 1
             turn = int(self._asked * self._explore) > int((self._asked - 1) * self._explore)
             picked.append(pool.pop(explore=turn or pool.promise < _NEGLIGIBLE))
-        return np.array(picked, dtype=np.int16).reshape(len(picked), len(self._sizes))
+        return np.array(picked, dtype=np.int16).reshape(len(picked), len(self._space.choices))
+
+    def _aim(self) -> None:
+        """Set up to where losses count in this round, by a menu of several kinds: of learned goals without a limit."""
+        self._rounds += 1
+        if not self._menu.measured or self._base not in self._rows:
+            return
+        at = self._rows.index(self._base)
+        for axis, worst in zip(self._axes, self._worst, strict=True):
+            if axis.cost is None and axis.goal.limit is None and axis.losses[at] > axis.ideal:
+                near = axis.ideal + _NEAR * (axis.losses[at] - axis.ideal)
+                axis.worst = worst if self._rounds % _FAR_EVERY == 0 else min(worst, near)
 
     def _failing(self, learn: bool) -> Surrogate | None:
         """A model of what fails: 1 for an assignment that was measured, 2 for one that failed; None if none did."""
@@ -188,8 +214,13 @@ class Frontier(AskTell):
         """At most `n` allowed rows that were not asked; none only where there are none, or next to none."""
         if self._space.size <= _SMALL:
             rows = self._fresh(np.array(list(map(self._space.encode, self._space.assignments())), dtype=np.int16))
+            on_menu = (self._menu.moved(rows) == rows).all(axis=1)
+            rows = rows[on_menu] if on_menu.any() else rows
             return rows[np.sort(self._rng.permutation(len(rows))[:n])]
-        rows = anywhere(self._sizes, 20 * n, self._rng)
-        if len(self._cheapest):
-            rows = towards(rows, self._cheapest, self._rng)
-        return self._fresh(rows)[:n]
+        for menu in (self._menu, Menu.whole(self._space)):
+            rows = anywhere(menu.kept, 20 * n, self._rng)
+            if len(self._cheapest):
+                rows = towards(rows, self._cheapest, self._rng)
+            if len(rows := self._fresh(rows)):
+                break
+        return rows[:n]

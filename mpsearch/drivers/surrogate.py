@@ -1,7 +1,7 @@
 """A Gaussian process over assignments: what a measured loss will be, and how sure that is.
 
-Two options of a choice are as far apart as their quantization noise (amplitude 2^-bits), so int6 and int8 start out
-alike and int2 and int3 do not; options of another family (scheme, grain, range) are a step further. The kernel is
+Two options of a choice are as far apart as their quantization noise (`mpsearch.drivers.menu`), so int6 and int8 start
+out alike and int2 and int3 do not; options of another family (scheme, grain, range) are a step further. The kernel is
 exp(-sum over choices of w_i d_i): it holds additive effects, pairs, and all higher interactions, the more important
 choices (large w_i) interacting more. The weights are those of the largest marginal likelihood under a log-normal prior.
 
@@ -20,14 +20,13 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import minimize
 
 from mpsearch.core.space import Choice, Space
+from mpsearch.drivers.menu import Menu, family
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.integer]
 
 FEWEST = 4
 """Evaluations below which there is nothing to fit."""
-FAMILY = 0.1
-"""How far apart two formats are that differ in more than their width; int2 and int3 are 0.5 apart."""
 OFFSET = 0.5
 """Where the log scale begins: this share of the median excess below the best loss."""
 _MOST_FITTED, _ITERATIONS = 300, 20
@@ -39,11 +38,15 @@ _PRIOR = np.log(0.3), 1.5
 class Coordinates:
     """Assignments as points whose squared distance is the distance of their formats, per choice.
 
-    Widths are written like a thermometer, a family as one of several flags, so that distances are matrix products.
+    Noise is written like a thermometer, a family as one of several flags, so that distances are matrix products.
+
+    Args:
+        menu: the noise of options; None for that of their widths.
     """
 
-    def __init__(self, space: Space) -> None:
-        self._tables = [_coordinates(choice) for choice in space.choices]
+    def __init__(self, space: Space, menu: Menu | None = None) -> None:
+        menu = menu or Menu.whole(space)
+        self._tables = [_coordinates(c, own, menu.apart) for c, own in zip(space.choices, menu.noise, strict=True)]
         self.of_choice = np.repeat(np.arange(len(self._tables)), [t.shape[1] for t in self._tables])
         """The choice that each coordinate [d] belongs to."""
 
@@ -59,23 +62,26 @@ class Coordinates:
         return [table @ part for table, part in zip(self._tables, parts, strict=True)]
 
 
-def _coordinates(choice: Choice) -> Floats:
-    noise = np.array([4 * 2.0**-fmt.bits for fmt in choice.options])
+def _coordinates(choice: Choice, noise: Floats, apart: float) -> Floats:
     steps = np.unique(noise)
     rungs = (noise[:, None] >= steps[None, 1:]) * np.sqrt(np.diff(steps))
-    families = [str(fmt).replace(f"{fmt.bits:g}", "", 1) for fmt in choice.options]
+    families = [family(fmt) for fmt in choice.options]
     names = list(dict.fromkeys(families))
     flags = np.zeros((len(families), len(names) if len(names) > 1 else 0))
-    for k, family in enumerate(families if len(names) > 1 else ()):
-        flags[k, names.index(family)] = np.sqrt(FAMILY / 2)
+    for k, kind in enumerate(families if len(names) > 1 else ()):
+        flags[k, names.index(kind)] = np.sqrt(apart / 2)
     return np.concatenate([rungs, flags], axis=1)
 
 
 class Surrogate:
-    """The model of one measured loss; `fit`, then ask it about any assignment of the space."""
+    """The model of one measured loss; `fit`, then ask it about any assignment of the space.
 
-    def __init__(self, space: Space) -> None:
-        self._coordinates = Coordinates(space)
+    Args:
+        menu: the noise of options; None for that of their widths.
+    """
+
+    def __init__(self, space: Space, menu: Menu | None = None) -> None:
+        self._coordinates = Coordinates(space, menu)
         self._log_w = np.full(len(space.choices), _PRIOR[0])
         self._log_scale, self._log_noise = 0.0, np.log(1e-3)
         self.base = 0.0

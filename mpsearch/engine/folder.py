@@ -47,6 +47,10 @@ class Folder:
         """Folder of the scores of single samples that a race compares with; they can be made again."""
         return self.path / "scores"
 
+    def member_weights(self, key: str) -> Path:
+        """The weights of a finetuned member."""
+        return self.path / "members" / key / "weights.safetensors"
+
     @property
     def sites(self) -> Path:
         """Name, role, shape and choice of every site."""
@@ -190,6 +194,7 @@ def _csv(result: RunResult) -> str:
     head = [
         "point",
         "key",
+        "recipe",
         "feasible",
         *names,
         *(f"{n}_stderr" for n in errors),
@@ -201,5 +206,7 @@ def _csv(result: RunResult) -> str:
         test = member["test"] or {}
         cells = [member["measures"].get(n, "") for n in names] + [member["stderr"].get(n, "") for n in errors]
         cells += [test.get(n, "") for n in names]
-        table.writerow([point, member["key"], member["feasible"], *cells, json.dumps(member["assignment"])])
+        table.writerow(
+            [point, member["key"], member["recipe"] or "", member["feasible"], *cells, json.dumps(member["assignment"])]
+        )
     return text.getvalue()

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.front import Front, Scale
 from mpsearch.core.goal import Goal
+from mpsearch.problem.base import Step
 
 _PLAIN_EVERY_S = 10.0
 _FRONT_EVERY_S = 1.0
@@ -75,9 +76,18 @@ class LiveProgress:
         elif now >= self._next_plain:
             self._plain()
 
+    def train(self, number: int, of: int, step: Step) -> None:
+        """Member `number` `of` so many is being finetuned."""
+        self._state = f"finetuning {number}/{of}: epoch {step.epoch}/{step.epochs}, step {step.step}"
+        self._state += f", loss {step.loss:.3g}"
+        self._show_state()
+
     def test(self, done: int, of: int) -> None:
         """`done` members of the front and controls `of` so many are scored on the test split."""
         self._state = f"test split {done}/{of}"
+        self._show_state()
+
+    def _show_state(self) -> None:
         if self._live is not None:
             self._live.update(self._task, state=self.text)
         elif time.monotonic() >= self._next_plain:
@@ -86,9 +96,10 @@ class LiveProgress:
     @property
     def text(self) -> str:
         """`120/200 evaluations, 14.2/s, front 9, hypervolume 0.812`."""
-        rate = len(self._done) / max(time.monotonic() - self._began, 1e-9)
+        done = sum(not e.is_finetuned for e in self._done)
+        rate = done / max(time.monotonic() - self._began, 1e-9)
         of = f"/{self._budget}" if self._budget else ""
-        return f"{len(self._done)}{of} evaluations, {rate:.1f}/s, {self._state}"
+        return f"{done}{of} evaluations, {rate:.1f}/s, {self._state}"
 
     def _plain(self) -> None:
         log.info(self.text)

@@ -14,6 +14,7 @@ import numpy as np
 from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
 from mpsearch.engine.costs import MEANING
+from mpsearch.engine.formats import uses
 from mpsearch.engine.measures import is_cost, number, spoken, with_error
 from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
@@ -39,12 +40,14 @@ def markdown(view: View) -> str:
             "## Front" if view.front else "## Nearest to the limits",
             [*_table(view, view.front or view.nearest), "", *_picks(view)],
         ),
+        ("## Formats on the front", list(_formats(view))),
         (
             "## Uniform precision beside it",
             [*_table(view, [*view.uniform, *view.baseline]), "", *mixed_or_uniform(view)],
         ),
         ("## The proxy beside its controls", beside_controls(view.result)),
         ("## Accelerators", list(_accelerators(view))),
+        ("## What finetuning brought", list(_finetuning(view))),
         ("## What each step along the front bought", list(_steps(view))),
         ("## How sure this is", list(_confidence(view))),
         ("## Failures", list(_failures(view))),
@@ -136,6 +139,18 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
         cells += [with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
         lines.append("| " + " | ".join([*cells, p.summary or "32", f"`{p.key[:8]}`"]) + " |")
     return lines
+
+
+def _formats(view: View) -> Iterator[str]:
+    if not view.front:
+        return
+    yield "Means over the members, of the sites that have a choice."
+    yield ""
+    yield "| role | format | members | elements | bytes |"
+    yield "| --- | --- | --- | --- | --- |"
+    for use in uses(view):
+        stored = "–" if use.bytes is None else f"{use.bytes:.1%}"
+        yield f"| {use.role} | `{use.format}` | {use.members} of {len(view.front)} | {use.elements:.1%} | {stored} |"
 
 
 def _picks(view: View) -> Iterator[str]:
@@ -235,6 +250,33 @@ def _steps(view: View) -> Iterator[str]:
         yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {where}."
 
 
+def _finetuning(view: View) -> Iterator[str]:
+    """Each finetuned member beside itself before, in what was measured."""
+    spec, finetuned = view.result.spec.finetune, [p for p in view.points if p.evaluation.is_finetuned]
+    if spec is None or not finetuned:
+        return
+    recipe = spec.recipe.model_dump(exclude_none=True)
+    told = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in recipe.items())
+    measured = [g for g in view.goals if not is_cost(g.name)]
+    yield (
+        f"{len(finetuned)} assignments were trained after the search ({told}); of these "
+        f"{sum(p.on_front for p in finetuned)} are on the front. Costs follow from the assignment, so they stay. The "
+        "best epoch was chosen on the validation split, which flatters it there: see the test split."
+    )
+    yield ""
+    heads = [f"{g.name} before | after | test" for g in measured]
+    yield "| assignment | " + " | ".join([*heads, "average bits", "key"]) + " |"
+    yield "|" + " --- |" * (3 + 3 * len(measured))
+    for p in finetuned:
+        before = view.by_key.get(p.evaluation.assignment.key)
+        cells = [p.name + (" (on the front)" if p.on_front else "")]
+        for g in measured:
+            cells.append(with_error(before.evaluation, g.name) if before else "–")
+            cells.append(with_error(p.evaluation, g.name))
+            cells.append(with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–")
+        yield "| " + " | ".join([*cells, p.summary, f"`{p.key[:8]}`"]) + " |"
+
+
 def _confidence(view: View) -> Iterator[str]:
     result, quality = view.result, view.goals[0]
     for limit in result.spec.resolved.limits if result.spec.resolved else ():
@@ -271,13 +313,13 @@ def _confidence(view: View) -> Iterator[str]:
         )
     elif view.front:
         yield "* Not scored on the test split yet: the run has not ended."
-    if view.front:
-        last = max(p.order for p in view.front)
-        yield f"* The last member of the front was found at evaluation {last} of {len(result.evaluations)}" + (
-            "; more budget may still improve it."
-            if last > 0.8 * len(result.evaluations)
-            else ": the front had settled."
+    searched = [p.order for p in view.front if not p.evaluation.is_finetuned]
+    if searched:
+        last, of = max(searched), sum(not e.is_finetuned for e in result.evaluations)
+        yield f"* The last member of the front was found at evaluation {last} of {of}" + (
+            "; more budget may still improve it." if last > 0.8 * of else ": the front had settled."
         )
+    if view.front:
         alone = sum(non_dominated(_losses(view)))
         if alone < len(view.front):
             yield f"* On the test split {alone} of the {len(view.front)} members are still not dominated by another."

@@ -1,7 +1,8 @@
 """A run from its spec to its files, and the same run taken up again.
 
-Order: the float baseline, the uniform controls, `start`, then the driver until the budget ends; then the members of
-the front and the controls once on the test split; then the files, all of which follow from the ledger.
+Order: the float baseline, the uniform controls, `start`, then the driver until the budget ends; then finetuning, where
+the spec asks for it; then the members of the front and the controls once on the test split; then the files, all of
+which follow from the ledger.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
 from mpsearch.engine.controls import DEGREE_RULE, DEGREE_STEPS, controls
 from mpsearch.engine.costs import Costs
+from mpsearch.engine.finetuning import Finetuning
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
 from mpsearch.engine.load import assemble
@@ -78,6 +80,8 @@ def run(
         _start_assignments(problem.space, spec.start)
         refuse_unreachable(problem, [goal.goal() for goal in spec.goals])
         racing = _racing(spec, problem, files)
+        if spec.finetune is not None:
+            problem.require_training()
         if problem.keeps_weights:
             files.write(files.weights, problem.save_weights)
         files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))
@@ -183,11 +187,16 @@ def _sit(
             )
             try:
                 _search(session, spec, problem.space)
+                training = None
+                if stop.signum is None and spec.finetune is not None:
+                    show = progress.train if progress is not None else None
+                    training = Finetuning(session, problem, files, spec.finetune, show)
+                    training.run(result(complete=True))
                 if stop.signum is None:
                     found = result(complete=True)
                     rules = [e for e in found.evaluations if e.is_full and e.asked_by in (DEGREE_RULE, DEGREE_STEPS)]
                     chosen = [found.baseline, *found.uniform.values(), *rules, *found.front.members]
-                    session.score_test(chosen, observe_test)
+                    session.score_test(chosen, observe_test, training.score if training else None)
             except SearchOver as end:
                 log.info("%s", end)
             except MpsearchError as error:

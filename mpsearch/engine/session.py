@@ -65,7 +65,7 @@ class LedgerSession(Session):
         self._noisy, self._racing, self._stop, self._observe = noisy, racing, stop or Stop(), observe
         self._known: dict[Assignment, Evaluation] = {}
         self._asked_by = "baseline"
-        self._lines = sum(e.split == "validation" for e in ledger.evaluations)
+        self._lines = sum(e.split == "validation" and not e.is_finetuned for e in ledger.evaluations)
         self._hits_in_a_row = 0
         self._failures_in_a_row = 0
 
@@ -96,7 +96,7 @@ class LedgerSession(Session):
 
         Raises `ObjectiveFailed` if the baseline fails or does not repeat itself, `BadInput` if it lacks a goal.
         """
-        self._refuse_after_signal()
+        self.refuse_after_signal()
         found = self._recorded(FLOAT)
         if found is None:
             self._append(found := self._first_baseline())
@@ -117,20 +117,38 @@ class LedgerSession(Session):
         """Who asks from now on, for the ledger."""
         self._asked_by = asked_by
 
+    def record(self, asked: Evaluation, make: Callable[[Evaluation], Evaluation]) -> Evaluation:
+        """What the ledger has of the identity of `asked`, else what `make` gives. Not counted against the budget."""
+        self.refuse_after_signal()
+        found = self._ledger.get(asked.identity)
+        if found is None:
+            found = replace(self._checked(make(asked)), asked_by=asked.asked_by)
+            self._ledger.append(found)
+        if asked.split == "validation":
+            self._observe(found)
+        return found
+
     def score_test(
-        self, chosen: Iterable[Evaluation], observe: Callable[[int, int], object] = lambda done, of: None
+        self,
+        chosen: Iterable[Evaluation],
+        observe: Callable[[int, int], object] = lambda done, of: None,
+        score_finetuned: Callable[[Evaluation], Evaluation] | None = None,
     ) -> None:
         """Score each of `chosen` on the test split, unless the ledger has it. Not counted against the budget.
 
         Args:
             observe: called after each with how many are done, and of how many.
+            score_finetuned: scores those that were finetuned.
         """
-        unique = {e.assignment: e for e in chosen}
-        missing = [a for a in unique if self._recorded(a, "test") is None]
-        results = self.problem.evaluate(missing, split="test")
-        for done, assignment in enumerate(missing, start=1):
-            self._refuse_after_signal()
-            self._ledger.append(replace(self._checked(next(results)), asked_by=unique[assignment].asked_by))
+        unique = {e.key: replace(e, split="test") for e in chosen}
+        missing = [e for e in unique.values() if self._ledger.get(e.identity) is None]
+        results = self.problem.evaluate([e.assignment for e in missing if not e.is_finetuned], split="test")
+        for done, asked in enumerate(missing, start=1):
+            if asked.is_finetuned:
+                assert score_finetuned is not None
+                self.record(asked, score_finetuned)
+            else:
+                self.record(asked, lambda _: next(results))
             observe(done, len(missing))
 
     def _first_baseline(self) -> Evaluation:
@@ -219,13 +237,14 @@ class LedgerSession(Session):
         return sum(a in self.space for a in self._known) == self.space.size
 
     def _refuse_to_go_on(self, spent: int) -> None:
-        self._refuse_after_signal()
+        self.refuse_after_signal()
         if self._budget is not None and spent >= self._budget:
             raise SearchOver("the budget is spent")
         if self._deadline_s is not None and time.monotonic() >= self._deadline_s:
             raise SearchOver("the time is up")
 
-    def _refuse_after_signal(self) -> None:
+    def refuse_after_signal(self) -> None:
+        """Raise `SearchOver` where a signal has ended the run."""
         if self._stop.signum is not None:
             raise SearchOver("stopped by a signal")
 

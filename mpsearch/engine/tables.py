@@ -45,7 +45,7 @@ def evaluations_table(view: View) -> Table:
         head: dict[str, Cell] = {"evaluation": order, "key": e.key, "asked_by": e.asked_by}
         head |= {"kind": point.kind if point else None, "on_front": bool(point and point.on_front)}
         head |= {"failure": f"{e.failure.kind}: {e.failure.message}" if e.failure else None}
-        head |= {"fidelity": e.fidelity}
+        head |= {"fidelity": e.fidelity, "recipe": e.recipe}
         head |= {**e.measures, **{f"{name}_stderr": v for name, v in e.stderr.items()}, "seconds": e.seconds}
         head |= {f"bits.{name}": e.assignment.at(site.name).bits for name, site in view.sites.choices.items()}
         records.append(head)

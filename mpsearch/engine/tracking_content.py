@@ -72,6 +72,7 @@ def _evaluation_run(view: View, point: Point) -> Content:
         "mpsearch.kind": point.kind,
         "mpsearch.knee": str(point.is_knee).lower(),
         "mpsearch.asked_by": point.evaluation.asked_by,
+        "mpsearch.recipe": point.evaluation.recipe or "",
         "mpsearch.assignment": texts
         if len(texts) <= _TAG_CHARACTERS
         else f"{len(texts)} characters; see evaluations.csv",

@@ -29,9 +29,14 @@ class SiteFacts:
     """What a summary needs to know of a site. `elements` weighs averages; `choice` names the decision it is tied to."""
 
     name: str
-    is_parameter: bool
+    role: Role
     elements: int
     choice: str
+
+    @property
+    def is_parameter(self) -> bool:
+        """Whether it is stored with the model."""
+        return self.role.is_parameter
 
 
 @dataclass(frozen=True)
@@ -42,13 +47,14 @@ class Sites:
 
     @classmethod
     def of(cls, result: RunResult) -> Sites:
-        """Names without a `:` are taken for parameters, all of one size, where the folder has no `sites.json`."""
+        """Names without a `:` are taken for weights, all of one size, where the folder has no `sites.json`."""
         path = result.folder / "sites.json"
         if path.is_file():
             entries = json.loads(path.read_text(encoding="utf-8"))
             return cls(tuple(_facts(entry) for entry in entries if entry["choice"] is not None))
         names = dict.fromkeys(name for e in result.evaluations for name in e.assignment)
-        return cls(tuple(SiteFacts(name, ":" not in name, 1, name) for name in names))
+        guessed = {name: Role.ACTIVATION if ":" in name else Role.WEIGHT for name in names}
+        return cls(tuple(SiteFacts(name, role, 1, name) for name, role in guessed.items()))
 
     @cached_property
     def choices(self) -> Mapping[str, SiteFacts]:
@@ -77,7 +83,7 @@ class Sites:
 
 def _facts(entry: Mapping[str, Any]) -> SiteFacts:
     elements = prod(entry["shape"])
-    return SiteFacts(entry["name"], Role(entry["role"]).is_parameter, elements, entry["choice"])
+    return SiteFacts(entry["name"], Role(entry["role"]), elements, entry["choice"])
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ class Point:
     """One evaluation as it is shown.
 
     Args:
-        name: `float`, `uniform 4`, or the bit summary of a mixed assignment.
+        name: `float`, `uniform 4`, or the bit summary of a mixed assignment, `finetuned` behind it where it was.
         summary: average bits in short.
         test: the same assignment on the test split, None until it has been scored.
         order: of the evaluation in the ledger, from 1.
@@ -104,7 +110,7 @@ class Point:
 
     @property
     def key(self) -> str:
-        """Digest of the assignment."""
+        """Digest of the assignment and what it was trained by."""
         return self.evaluation.key
 
     @property
@@ -133,7 +139,8 @@ class View:
         def point(order: int, e: Evaluation) -> Point:
             kind: Kind = "float" if e.key == result.baseline.key else "uniform" if e.key in named else "mixed"
             summary = sites.summary(e)
-            name = {"float": "float", "uniform": named.get(e.key, ""), "mixed": summary}[kind]
+            mixed = f"{summary} finetuned" if e.is_finetuned else summary
+            name = {"float": "float", "uniform": named.get(e.key, ""), "mixed": mixed}[kind]
             test = result.test.get(e.key)
             test = test if test is not None and test.failure is None else None
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)

@@ -1,5 +1,8 @@
 """Values of a GNN split by the degree of their nodes: rows of one bin become a value, and a site, of their own.
 
+What lies on edges, messages and attention, has the bin of the edge's source node: then each bin of edges has one scale
+for the messages and one for the attention that they are multiplied with, and its products can be integers.
+
 The graph takes the rows of each bin out of a value, and puts them together again for all who read it. Between the two,
 each bin is quantized on its own; what is multiplied afterwards are floats, so bins of several widths need no
 rematching. Topology-aware bits are those of SGQuant (Feng et al., arXiv 2007.05100).
@@ -7,7 +10,6 @@ rematching. Topology-aware bits are those of SGQuant (Feng et al., arXiv 2007.05
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,14 +21,16 @@ from torch import Tensor, fx
 from mpsearch.core.errors import BadInput
 from mpsearch.core.site import Bin, Role, Site
 from mpsearch.graph.export import Lowered
-from mpsearch.graph.messages import gather_axis, gather_index, is_gather
-from mpsearch.graph.ops import SHAPE_ONLY, ancestors, aten, is_call, same_size
-from mpsearch.graph.rows import degree_bins, put_rows, rows_in, take_rows
+from mpsearch.graph.messages import edge_row, gather_axis, gather_index, is_edge_index, is_gather
+from mpsearch.graph.ops import RESHAPES, SHAPE_ONLY, ancestors, aten, is_call
+from mpsearch.graph.rows import bins_of, in_degrees, put_rows, rows_in, take_rows
 from mpsearch.graph.sites import Discovery, Found
-from mpsearch.graph.structure import is_edge_index
+from mpsearch.graph.structure import input_of_size
 from mpsearch.spec.schema import BinsSpec
 
-_SPLIT = (Role.FEATURE, Role.MESSAGE, Role.AGGREGATE)
+_ON_EDGES = (Role.MESSAGE, Role.ATTENTION)
+_SPLIT = (Role.FEATURE, Role.AGGREGATE, *_ON_EDGES)
+_IS_DEGREES = "is_degrees"
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,18 @@ class Binned:
     counts: tuple[int, ...]
 
 
+def add_degrees(lowered: Lowered, degrees: Tensor) -> None:
+    """An input of the graph, the last one, for the in-degree of each node in the whole graph: bins are made by it.
+
+    Args:
+        degrees: of the measured batch [nodes].
+    """
+    last = [node for node in lowered.graph.nodes if node.op == "placeholder"][-1]
+    with lowered.graph.inserting_after(last):
+        node = lowered.graph.placeholder("degrees")
+    node.meta = {"val": degrees.to("meta"), "shape": tuple(degrees.shape), "macs": 0, _IS_DEGREES: True}
+
+
 def split(
     lowered: Lowered,
     discovery: Discovery,
@@ -51,8 +67,8 @@ def split(
 ) -> Discovery:
     """Split the sites named in `wanted`; the graph is changed, and needs shapes of a real run before.
 
-    A message is of the bin of its source node. Each new node knows its rows by `meta["binned"]` (`Binned`) and, where
-    it is one bin's, by `meta["bin"]`; a gather of what is split knows how many edges each bin has.
+    Each new node knows its rows by `meta["binned"]` (`Binned`) and, where it is one bin's, by `meta["bin"]`; a gather
+    of what is split knows how many edges each bin has.
 
     Args:
         measured: flat inputs that shapes were measured on.
@@ -79,7 +95,7 @@ class _Splitter:
         self.discovery, self.wanted = discovery, wanted
         self.placeholders = [node for node in self.graph.nodes if node.op == "placeholder"]
         self.measured, self.calibration = measured, calibration
-        self.bins_of: dict[Any, fx.Node] = {}
+        self.made: dict[Any, fx.Node] = {}
         self.rows: dict[tuple[fx.Node, int], fx.Node] = {}
 
     def run(self) -> Discovery:
@@ -95,7 +111,7 @@ class _Splitter:
         by_name = {site.name: site for site in self.discovery.sites}
         others = [name for name in self.wanted if by_name[name].role not in _SPLIT]
         errors = [
-            f"bins by degree split features, messages and aggregates, and {name!r} is of role "
+            f"bins by degree split features, messages, attention and aggregates, and {name!r} is of role "
             f"{by_name[name].role}: give it a rule without bins, before this one."
             for name in others
         ]
@@ -137,36 +153,43 @@ class _Splitter:
 
     def _bins(self, site: Site, value: fx.Node, spec: BinsSpec) -> tuple[fx.Node, tuple[int, ...]]:
         """The node that gives each row of `value` its bin, and the degrees at which bins begin."""
-        index = None if site.role is not Role.MESSAGE else self._source(site, value)
+        index = self._source(site, value) if site.role in _ON_EDGES else None
         gathered = value if index is None else next(u for u in index.users if is_gather(u)).args[0]
-        given = self._edge_index(value if index is None else index)
-        edges = spec.edges or self._quantiles(site, given, gathered.meta["shape"][0], spec.quantiles or 0)
-        size = self._size(gathered)
-        key = (given, size, edges)
-        if key not in self.bins_of:
-            self.bins_of[key] = self._call(degree_bins, (given, size, edges), gathered.meta["shape"][:1])
-            self._count(self.bins_of[key], site, len(edges) + 1, edges)
-        bins = self.bins_of[key]
+        degrees = self._degrees(value if index is None else index, gathered)
+        edges = spec.edges or self._quantiles(site, degrees, spec.quantiles or 0)
+        key = (degrees, edges)
+        if key not in self.made:
+            self.made[key] = self._call(bins_of, key, gathered.meta["shape"][:1])
+            self._count(self.made[key], site, len(edges) + 1, edges)
+        bins = self.made[key]
         if index is None:
             return bins, edges
-        if (bins, index) not in self.bins_of:
+        if (bins, index) not in self.made:
             at_edges = self._call(aten.index_select.default, (bins, 0, index), index.meta["shape"])
-            self.bins_of[bins, index] = at_edges
+            self.made[bins, index] = at_edges
             self._count(at_edges, site, len(edges) + 1, edges)
-        return self.bins_of[bins, index], edges
+        return self.made[bins, index], edges
 
-    def _edge_index(self, value: fx.Node) -> fx.Node:
-        """The edge_index that `value` depends on; of inputs and what has none above, the first of the model."""
+    def _degrees(self, value: fx.Node, nodes: fx.Node) -> fx.Node:
+        """The in-degree of each of `nodes`: the input that gives them, else counted in the edge_index that `value`
+        depends on; of inputs and what has none above, in the first of the model."""
+        if _IS_DEGREES in self.placeholders[-1].meta:
+            return self.placeholders[-1]
         above = [node for node in ancestors(value) if is_edge_index(node)]
-        return next(iter(above or filter(is_edge_index, self.placeholders)))
+        table = next(iter(above or filter(is_edge_index, self.placeholders)))
+        size = self._size(nodes)
+        if (table, size) not in self.made:
+            self.made[table, size] = self._call(in_degrees, (table, size), nodes.meta["shape"][:1])
+        return self.made[table, size]
 
     def _source(self, site: Site, message: fx.Node) -> fx.Node:
-        """The list of source nodes of the edges that `message` travels."""
-        for node in (message, *ancestors(message)):
+        """The list of source nodes of the edges that `message` travels, or the message that is multiplied with it."""
+        sent = [message] if site.role is Role.MESSAGE else [*_multiplied_with(message), message]
+        for node in (found for start in sent for found in (start, *ancestors(start))):
             index = gather_index(node) if is_gather(node) and node.args[0].meta.get("shape") else None
             if index is None or gather_axis(node) % len(node.meta["shape"]) or index.meta["shape"] != _first(message):
                 continue
-            rows = (row for n in (index, *ancestors(index)) if (row := _edge_row(n)) is not None)
+            rows = (row for n in (index, *ancestors(index)) if (row := edge_row(n)) is not None)
             if next(rows, None) == 0:
                 return index
         raise BadInput(f"bins by degree: the source nodes of {site.name!r} cannot be told; leave bins out of its rule.")
@@ -176,23 +199,18 @@ class _Splitter:
         rows = value.meta["val"].shape[0]
         if isinstance(rows, int):
             return rows
-        for node in self.placeholders:
-            given = node.meta.get("val")
-            for axis in range(given.ndim if isinstance(given, Tensor) else 0):
-                if same_size(given.shape[axis], rows):
-                    return self._named_size(node, axis)
-        return self._named_size(value, 0)
+        given = input_of_size(self.placeholders, rows)
+        return self._named_size(value, 0) if given is None else self._named_size(self.placeholders[given[0]], given[1])
 
     def _named_size(self, node: fx.Node, axis: int) -> fx.Node:
-        if (node, axis) not in self.bins_of:
-            self.bins_of[node, axis] = self._call(aten.sym_size.int, (node, axis), ())
-        return self.bins_of[node, axis]
+        if (node, axis) not in self.made:
+            self.made[node, axis] = self._call(aten.sym_size.int, (node, axis), ())
+        return self.made[node, axis]
 
-    def _quantiles(self, site: Site, edge_index: fx.Node, nodes: int, number: int) -> tuple[int, ...]:
+    def _quantiles(self, site: Site, degrees: fx.Node, number: int) -> tuple[int, ...]:
         """Degrees at which bins of about equally many nodes begin: a degree has one bin, so there may be fewer."""
-        given = self.measured[self.placeholders.index(edge_index)]
-        degrees = torch.bincount(given[1], minlength=nodes).sort().values.tolist()
-        edges = sorted({degrees[nodes * k // number] for k in range(1, number)} - {degrees[0]})
+        ordered = evaluate(self.lowered, self.measured, degrees).sort().values.tolist()
+        edges = sorted({ordered[len(ordered) * k // number] for k in range(1, number)} - {ordered[0]})
         if not edges:
             raise BadInput(f"bins of {site.name!r}: {number} quantiles of the degree split nothing; give edges.")
         return tuple(edges)
@@ -208,7 +226,7 @@ class _Splitter:
         for where, counts in (("validation's first batch", measured), ("calibration", counted(self.calibration))):
             if not all(counts):
                 raise BadInput(_empty(site, where, counts, edges))
-        source = () if bins.target is degree_bins else tuple(bins.args[::2])
+        source = () if bins.target is bins_of else tuple(bins.args[::2])
         bins.meta["binned"] = Binned(source or (bins,), tuple(measured))
 
     def _tell_gathers(self, merged: fx.Node, bins: fx.Node) -> None:
@@ -264,7 +282,7 @@ def evaluate(lowered: Lowered, inputs: Sequence[Any], *targets: fx.Node) -> Any:
 def _empty(site: Site, where: str, counts: Sequence[int], edges: Sequence[int]) -> str:
     """What to say of a bin without rows: how many each has, and edges of which every bin has some."""
     begins = (0, *edges)
-    rows = "edge" if site.role is Role.MESSAGE else "node"
+    rows = "edge" if site.role in _ON_EDGES else "node"
     each = ", ".join(f"{count} from degree {start}" for start, count in zip(begins, counts, strict=True))
     filled = [start for start, count in zip(begins, counts, strict=True) if count][1:]
     advice = f"use edges: {filled}, or quantiles" if filled else "use quantiles, or leave bins out"
@@ -282,12 +300,13 @@ def _tied(names: Sequence[str], parts: Mapping[str, Sequence[Found]]) -> Iterato
         yield from (tuple(part.site.name for part in bins) for bins in zip(*group, strict=True))
 
 
-def _edge_row(node: fx.Node) -> int | None:
-    """Which row of a table of edges `node` takes out; None for any other node."""
-    if is_call(node, {aten.select.int}) and node.args[1] == 0:
-        return int(node.args[2])
-    is_part = is_call(node, {operator.getitem}) and is_call(node.args[0], {aten.unbind.int})
-    return int(node.args[1]) if is_part else None
+def _multiplied_with(node: fx.Node) -> Iterator[fx.Node]:
+    """The other factors of the products that read `node`."""
+    for user in node.users:
+        if is_call(user, RESHAPES):
+            yield from _multiplied_with(user)
+        elif is_call(user, {aten.mul.Tensor}):
+            yield from (factor for factor in user.all_input_nodes if factor is not node)
 
 
 def _first(node: fx.Node) -> tuple[int, ...]:

@@ -35,10 +35,11 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Example:
-    """Inputs of one batch, any nest of tensors."""
+    """Inputs of one batch, any nest of tensors; and, no input of the model, in-degrees of nodes in a larger graph."""
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    degrees: Tensor | None = None
 
     def leaves(self) -> list[Any]:
         """Tensors and other leaves, in the order of the exported placeholders."""

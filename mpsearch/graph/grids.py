@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from mpsearch.core.errors import ObjectiveFailed
+from mpsearch.core.errors import BadInput, ObjectiveFailed
 from mpsearch.core.format import FP32, Format
 from mpsearch.cost.memory import Packed
+from mpsearch.graph.inputs import second_moments
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.program import Kind, Program, Step
 from mpsearch.quant.bank import Bank
@@ -29,7 +30,8 @@ class SiteGrids:
     def __init__(self, program: Program, limit_bytes: int) -> None:
         self._program = program
         self._index = {site.name: i for i, site in enumerate(program.sites)}
-        self._bank = Bank(self._sample, limit_bytes)
+        self._bank = Bank(self._sample, limit_bytes, self._moments)
+        self._inputs: dict[tuple[str, int], Tensor | None] = {}
         self._packed: dict[tuple[str, Format], Packed] = {}
         self._sources: dict[int, list[int]] = {}  # a state has one per step of its recurrence
         self._after_relu: set[int] = set()
@@ -75,6 +77,11 @@ class SiteGrids:
 
         def fit(site: int, values: list[Any] | None = None) -> None:
             self._current = None if values is None else (site, self._joined(site, values))
+            if self._current is not None and not self._current[1].numel() and wanted.get(site):
+                raise BadInput(
+                    f"site {program.sites[site].name!r}: calibration has no numbers for it, as a graph without edges "
+                    "has no messages. Give calibration batches with edges, or leave the site out of its rule."
+                )
             for fmt in wanted.get(site, ()):
                 if fmt != FP32:
                     try:
@@ -94,6 +101,9 @@ class SiteGrids:
         def visit(step: Step, value: Any) -> None:
             take(step.index, value)
 
+        self._learn_inputs(
+            {i: {self._bank.input_block(program.sites[i], fmt) for fmt in formats} for i, formats in wanted.items()}
+        )
         interpreter.assign([FP32] * len(program.sites))
         constants = interpreter.constants(stream)
         for site in range(len(program.sites)):
@@ -109,6 +119,21 @@ class SiteGrids:
         """Fit further grids in one more pass over the same batches, where each by itself would take one."""
         assert self._calibration is not None
         self.calibrate(*self._calibration, wanted)
+
+    def _moments(self, name: str, block: int) -> Tensor | None:
+        if (name, block) not in self._inputs and self._calibration is not None:
+            self._learn_inputs({self._index[name]: {block}})
+        return self._inputs.get((name, block))
+
+    def _learn_inputs(self, wanted: Mapping[int, Iterable[int]]) -> None:
+        """Second moments of the inputs of parameters, by site and length of blocks: those that are not known yet."""
+        names = {site: self._program.sites[site].name for site in wanted}
+        unknown = {i: {n for n in found if n and (names[i], n) not in self._inputs} for i, found in wanted.items()}
+        unknown = {site: found for site, found in unknown.items() if found}
+        if unknown:
+            assert self._calibration is not None
+            self._inputs |= {(names[site], block): None for site, found in unknown.items() for block in found}
+            self._inputs |= second_moments(*self._calibration, unknown)
 
     def _sample(self, name: str) -> Tensor:
         """Float tensor of a site: the parameter, or the value on the calibration batches."""
@@ -135,5 +160,5 @@ class SiteGrids:
 
 def packed_size(grid: Grid, shape: tuple[int, ...]) -> Packed:
     """What a tensor of `shape` takes on `grid`."""
-    bits, codes = grid.nbits(shape), grid.code_bits(shape)
-    return Packed(bits, codes, bits - (codes + 7) // 8 * 8)
+    bits, arrays = grid.nbits(shape), grid.arrays(shape)
+    return Packed(bits, grid.code_bits(shape), bits - sum(codes.padded_bits for codes in arrays), arrays)

@@ -7,7 +7,8 @@ those of SGQuant (Feng et al., arXiv 2007.05100).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, fx
 
 from mpsearch.core.site import Role
 from mpsearch.graph.export import module_path
-from mpsearch.graph.ops import GATHERS, LINEAR, SCATTERS, aten, is_call, is_float, root, unreshaped
+from mpsearch.graph.ops import GATHERS, LINEAR, SCATTERS, aten, is_call, is_float, root, same_size, unreshaped
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Part:
 def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
     """Attention, messages, features and aggregates, in that order of precedence; empty for what is no GNN."""
     nodes = list(nodes)
+    live = live - weights_of_edges(nodes, live)
     gathers = [n for n in nodes if is_gather(n) and n.args[0] in live]
     scatters = [n for n in nodes if is_call(n, SCATTERS) and scattered(n) in live and not _in_softmax(n)]
     if not gathers or not scatters:
@@ -47,7 +49,7 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
         for factor in factors:
             if factor in gathers:
                 parts.append(Part(factor, Role.MESSAGE, module))
-            elif _is_edge_softmax(factor) or factor not in live:
+            elif is_edge_softmax(factor) or factor not in live:
                 if is_float(factor):
                     parts.append(Part(factor, Role.ATTENTION, module))
             else:
@@ -57,6 +59,32 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
     parts += [Part(node, Role.AGGREGATE, layer) for node, layer in aggregates.items()]
     order = [Role.ATTENTION, Role.MESSAGE, Role.FEATURE, Role.AGGREGATE]
     return sorted(parts, key=lambda part: order.index(part.role))
+
+
+def weights_of_edges(nodes: Sequence[fx.Node], live: set[fx.Node]) -> set[fx.Node]:
+    """What follows from the structure and from edge weights that are given as an input: coefficients of messages, like
+    the degree normalisation of a GCN, and no node values."""
+    found: set[fx.Node] = set()
+    for node in nodes:
+        sources = [source for source in node.all_input_nodes if source in live]
+        if node in live and (is_edge_weight(node) or (sources and found.issuperset(sources))):
+            found.add(node)
+    return found
+
+
+def is_edge_index(node: fx.Node) -> bool:
+    """Whether an input of the model is a table of two rows of whole numbers."""
+    value = node.meta.get("val")
+    is_table = isinstance(value, Tensor) and value.ndim == 2 and not value.is_floating_point()
+    return node.op == "placeholder" and is_table and str(value.shape[0]) == "2"
+
+
+def is_edge_weight(node: fx.Node) -> bool:
+    """Whether an input of the model is a list of one number per edge of another."""
+    if node.op != "placeholder" or not is_float(node) or node.meta["val"].ndim != 1:
+        return False
+    edges = node.meta["val"].shape[0]
+    return any(is_edge_index(n) and same_size(n.meta["val"].shape[1], edges) for n in node.graph.nodes)
 
 
 def scattered(node: fx.Node) -> fx.Node:
@@ -86,6 +114,14 @@ def gather_axis(node: fx.Node) -> int:
     return int(node.args[1])
 
 
+def edge_row(node: fx.Node) -> int | None:
+    """Which row of a table of edges `node` takes out; None for any other node."""
+    if is_call(node, {aten.select.int}) and node.args[1] == 0:
+        return int(node.args[2])
+    is_part = is_call(node, {operator.getitem}) and is_call(node.args[0], {aten.unbind.int})
+    return int(node.args[1]) if is_part else None
+
+
 def _is_index(node: object) -> bool:
     value = node.meta.get("val") if isinstance(node, fx.Node) else None
     return isinstance(value, Tensor) and value.ndim == 1 and value.dtype in (torch.int64, torch.int32)
@@ -101,7 +137,8 @@ def _in_softmax(scatter: fx.Node) -> bool:
     return bool(gathered) and all(is_call(u, {aten.sub.Tensor}) for g in gathered for u in g.users)
 
 
-def _is_edge_softmax(node: fx.Node) -> bool:
+def is_edge_softmax(node: fx.Node) -> bool:
+    """Whether a value is a softmax over the edges into each node: attention that is computed, not given."""
     if not is_call(node, {aten.div.Tensor}) or not is_call(unreshaped(node.args[0]), {aten.exp.default}):
         return False
     return is_call(unreshaped(node.args[1]), GATHERS)

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 
-def degree_bins(edge_index: Tensor, nodes: int, edges: Sequence[int]) -> Tensor:
-    """Bin of each node [nodes]: how many of the rising `edges` are at most its in-degree.
+def in_degrees(edge_index: Tensor, nodes: int) -> Tensor:
+    """Edges into each node [nodes], counted in `edge_index` [2, e] as it is given, targets below: without self loops
+    that a layer adds."""
+    return torch.bincount(edge_index[1], minlength=nodes)
 
-    The in-degree is counted in `edge_index` [2, e] as it is given, targets below: without self loops that a layer adds.
-    """
-    degree = torch.bincount(edge_index[1], minlength=nodes)
-    return torch.bucketize(degree, torch.tensor(edges, device=degree.device), right=True)
+
+def bins_of(degrees: Tensor, edges: Sequence[int]) -> Tensor:
+    """Bin of each node [nodes]: how many of the rising `edges` are at most its in-degree."""
+    return torch.bucketize(degrees, torch.tensor(edges, device=degrees.device), right=True)
 
 
 def rows_in(bins: Tensor, number: int) -> Tensor:

@@ -11,7 +11,7 @@ straight-through estimator of SGQuant (Feng et al., arXiv 2007.05100), whose ran
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from mpsearch.core.site import Site
 from mpsearch.graph.training import Look
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.bank import Bank
+from mpsearch.quant.grain import PIECE, flattened
 from mpsearch.quant.grid import Grid
 
 Observe = Callable[[Look], object]
@@ -132,8 +133,9 @@ class FakeQuantization:
         for site, step in self._steps.items():
             grid, name = self._grids[site], self._sites[site].name
             zero = state.get(f"zero_point/{name}")
+            zero = None if zero is None else zero.to(grid.scale.device)
             assert isinstance(grid, AffineGrid)
-            self._grids[site] = replace(grid, scale=state[f"step/{name}"], zero_point=zero)
+            self._grids[site] = replace(grid, scale=state[f"step/{name}"].to(grid.scale), zero_point=zero)
             with torch.no_grad():
                 step.zero_()
 
@@ -145,9 +147,12 @@ def straight(value: Tensor, grid: Grid) -> Tensor:
 
 def on_learned_grid(value: Tensor, grid: AffineGrid, scale: Tensor) -> Tensor:
     """`value` on `grid` with its steps replaced by `scale`; gradients by both."""
-    shape = value.shape
-    low, high = (grid.grain.spread(end, shape) for end in (grid.lowest, grid.highest))
-    return _Learned.apply(value, grid.grain.spread(scale, shape), low, high)
+
+    def spread(numbers: Tensor | float) -> Tensor | float:
+        return grid.grain.spread(numbers, value.shape) if isinstance(numbers, Tensor) else numbers
+
+    low, high = grid.ends
+    return _Learned.apply(value, spread(scale), spread(low), spread(high))
 
 
 class _Straight(torch.autograd.Function):
@@ -163,20 +168,44 @@ class _Straight(torch.autograd.Function):
 
 
 class _Learned(torch.autograd.Function):
-    """With u = x / s and c = clamp(u): the gradient by x is 1 where c = u, that by s is round(c) - u there, else c."""
+    """x on its grid, x^. By x it grows by 1 inside of the ends, by the step s by (x^ - x) / s there, else x^ / s.
+
+    So with the gradients g by x^ and g' by x, that by s is the sum of (g x^ - g' x) / s: two dot products.
+    """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, scale: Tensor, low: Tensor, high: Tensor) -> Tensor:
-        ctx.save_for_backward(value, scale, low, high)
-        codes = (value * (1.0 / scale)).round_()
-        return codes.clamp_(low, high).mul_(scale).add_(0.0)
+    def forward(ctx: Any, value: Tensor, scale: Tensor, low: Any, high: Any) -> Tensor:
+        out = torch.empty_like(value)
+        for x, target in _pieces(scale, value, out):
+            torch.mul(x, 1.0 / scale, out=target).round_().clamp_(low, high).mul_(scale).add_(0.0)
+        ctx.save_for_backward(value, out, scale)
+        ctx.ends = low, high
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        value, scale, low, high = ctx.saved_tensors
-        (gradient,) = gradients
-        steps = value * (1.0 / scale)
-        clamped = steps.clamp(low, high)
-        inside = (clamped == steps).to(gradient.dtype)
-        by_scale = clamped.round_().sub_(steps.mul_(inside)).mul_(gradient)
-        return gradient * inside, by_scale.sum_to_size(scale.shape), None, None
+        value, quantized, scale = ctx.saved_tensors
+        ends = [end * scale for end in ctx.ends]
+        low, high = torch.minimum(*ends), torch.maximum(*ends)  # a step may be negative
+        by_value, by_scale = torch.empty_like(value), torch.zeros_like(scale)
+        one = scale.dim() == 0
+        bounds = (low.item(), high.item()) if one else (low, high)
+        for g, x, q, target in _pieces(scale, gradients[0], value, quantized, by_value):
+            torch.eq(x.clamp(*bounds), x, out=target).mul_(g)
+            by_scale += torch.dot(g, q) - torch.dot(target, x) if one and g.dim() == 1 else _sum(g, q, target, x, scale)
+        return by_value, by_scale / scale, None, None
+
+
+def _sum(g: Tensor, quantized: Tensor, by_value: Tensor, value: Tensor, scale: Tensor) -> Tensor:
+    return (g * quantized).sub_(by_value * value).sum_to_size(scale.shape)
+
+
+def _pieces(scale: Tensor, *tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Matching pieces of `tensors` that fit the processor's cache where one scale serves them all; else they whole."""
+    first = tensors[0]
+    flat = [flattened(x) if x.stride() == first.stride() else None for x in tensors]
+    whole = [x for x in flat if x is not None]
+    if scale.dim() or len(whole) < len(tensors):
+        yield tensors
+    else:
+        yield from zip(*(x.split(PIECE) for x in whole), strict=True)

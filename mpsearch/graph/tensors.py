@@ -12,7 +12,8 @@ from mpsearch.graph.bins import Binned
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import holders, numel
 from mpsearch.graph.kinds import is_made_up
-from mpsearch.graph.ops import root, to_root
+from mpsearch.graph.ops import is_call, root, to_root
+from mpsearch.graph.rows import put_rows
 from mpsearch.graph.sites import Discovery
 from mpsearch.graph.workload import value_rows
 
@@ -56,6 +57,9 @@ class Tensors:
         given = root(operand)
         if not isinstance(given.meta.get("val"), Tensor) or is_made_up(given):
             return []
+        binned = next((n for n in to_root(operand) if is_call(n, {put_rows})), None)
+        if binned is not None:
+            return [Access(self._value(part), numel(part)) for part in binned.args[1]]
         elements = min(numel(n) for n in to_root(operand) if isinstance(n.meta.get("val"), Tensor))
         return [Access(self._stored(given) if given.op == "get_attr" else self._value(given), elements)]
 

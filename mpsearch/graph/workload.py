@@ -100,7 +100,7 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
             if source in holder:
                 dies[holder[source]] = max(dies[holder[source]], order[node])
     for node in nodes:
-        if is_call(node, {put_rows}):  # who reads all rows reads the tensor of each bin
+        if is_call(node, {put_rows}) and node in holder:  # who reads all rows reads the tensor of each bin
             for part in held_by.slices.get(holder[node], ()):
                 dies[part] = max(dies[part], dies[holder[node]])
     left = {node: held_by.elements(node) for node in dict.fromkeys(holder.values()) if is_float(node)}
@@ -129,7 +129,12 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
 
 
 def value_rows(site: Site) -> int:
-    """How many rows a value lies in: nodes, positions or samples, each with all its channels."""
+    """How many rows a value lies in: nodes, positions or samples, each with all its channels.
+
+    Attention of a bin of edges is one: it is read in the order in which it lies, and no edge is looked up.
+    """
+    if site.role is Role.ATTENTION and site.bin is not None:
+        return 1
     return math.prod(n for axis, n in enumerate(site.shape) if axis != site.axis)
 
 
@@ -139,7 +144,8 @@ def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.N
     for f in discovery.found:
         if f.site.name in active and not f.site.role.is_parameter:
             name, at = f.site.name, order[f.node]
-            found.append(Value(name, math.prod(f.site.shape), value_rows(f.site), site=name, born=at, dies=at))
+            rows, of_bin = value_rows(f.site), f.site.bin
+            found.append(Value(name, math.prod(f.site.shape), rows, site=name, born=at, dies=at, bin=of_bin))
     return tuple(found)
 
 

@@ -74,10 +74,8 @@ def load(text: bytes, seq: int) -> Evaluation:
         assignment = Assignment.parse(record["assignment"])
     except BadInput as error:
         raise ValueError(str(error)) from None
-    if assignment.key != record["key"]:
-        raise ValueError(f"key {record['key']} is not the digest of the assignment ({assignment.key})")
     failure = record["failure"]
-    return Evaluation(
+    found = Evaluation(
         assignment,
         measures=record["measures"],
         stderr=record["stderr"],
@@ -90,6 +88,9 @@ def load(text: bytes, seq: int) -> Evaluation:
         seconds=record["seconds"],
         failure=None if failure is None else Failure(failure["kind"], failure["message"]),
     )
+    if found.key != record["key"]:
+        raise ValueError(f"key {record['key']} is not the digest of the assignment ({found.key})")
+    return found
 
 
 def compared(text: bytes) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +15,38 @@ from numpy.typing import NDArray
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.goal import Goal
 from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.terms import Cost
 from mpsearch.problem.probe import Probe
+from mpsearch.spec.schema import Recipe
 
 Scores = Mapping[str, NDArray[np.float64]]
 """One score per sample [n], by measure; of those measures alone that are means over samples."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a training is: steps are counted from 1 within the epoch, of which the number is not known before."""
+
+    epoch: int
+    epochs: int
+    step: int
+    loss: float
+
+
+Watch = Callable[[Step], object]
+"""Follows a training step by step."""
+
+
+class Finetuned(Protocol):
+    """What finetuning made of an assignment."""
+
+    def save(self, path: Path) -> object:
+        """Write assignment, recipe, weights and history to `path`."""
+
+
 GoesOn = Callable[[Scores], bool]
 """Whether an assignment that has scored so far is worth another batch."""
 
@@ -108,6 +135,26 @@ class Problem(ABC):
         raises or gives NaN yields an evaluation with a `failure`. Assignments that share a prefix of the space's
         choices are cheapest next to each other.
         """
+
+    def require_training(self) -> None:
+        """Raise `BadInput` where assignments cannot be finetuned, with what to add."""
+        raise BadInput(f"finetune: {type(self).__name__} has nothing to train; leave it out.")
+
+    def finetune(self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None, watch: Watch) -> Finetuned:
+        """Train `assignment` by `recipe`; the same seed gives the same weights, bit for bit.
+
+        Args:
+            goal: by whose measure on the validation split the best epoch is kept; None for the validation loss.
+            watch: is told of each step. What it raises ends the training.
+
+        Raises:
+            Diverged: the loss is not finite; the message has the epoch and the step.
+        """
+        raise NotImplementedError(f"{type(self).__name__} cannot finetune ({assignment.key}).")
+
+    def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
+        """Score what `finetune` made and saved in the file `weights`, costs of the assignment included."""
+        raise NotImplementedError(f"{type(self).__name__} cannot finetune ({weights}).")
 
     def race(self, assignment: Assignment, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
         """Score on one validation batch after another, as long as `goes_on`.

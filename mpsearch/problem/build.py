@@ -21,6 +21,7 @@ from mpsearch.graph.hooks import LIMITS, HookRunner
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.kv_cache import cached
 from mpsearch.graph.memo import keep_freed_memory
+from mpsearch.graph.notes import noted
 from mpsearch.graph.operations import operations
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout
@@ -101,7 +102,8 @@ def assemble(
         stored,
         made,
         cached(lowered, discovery, active),
-        structure(lowered),
+        structure(lowered, discovery),
+        noted(discovery, found.times, set(active)),
     )
 
     program = compile_program(lowered, discovery, active)

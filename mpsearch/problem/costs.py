@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from mpsearch.cost.accelerators.base import Accelerator
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.arena import arena_bytes
 from mpsearch.cost.device import energy, latency
-from mpsearch.cost.graph_memory import Structure, graph_measures
+from mpsearch.cost.graph_memory import Structure, graph_measures, notes_measures
 from mpsearch.cost.kv_cache import cache_measures
 from mpsearch.cost.layout import device_memory, device_peak
 from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_measures
@@ -36,13 +37,15 @@ def accelerators(spec: Spec) -> dict[str, Accelerator]:
 
 @dataclass(frozen=True)
 class Computed:
-    """What a graph computes on one batch, stores, holds, keeps between calls, and is about."""
+    """What a graph computes on one batch, stores, holds, keeps between calls, and is about; and what SGQuant's authors
+    count of it."""
 
     workload: Workload
     parameters: Sequence[Parameter]
     values: Sequence[Value]
     kept: Sequence[Held]
     structure: Structure | None
+    noted: Sequence[tuple[Held, Fraction]]
 
 
 def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) -> CostModel:
@@ -54,6 +57,7 @@ def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) 
         **memory_measures(computed.parameters, computed.values, packed),
         **cache_measures(computed.kept, packed),
         **graph_measures(computed.structure, computed.parameters, computed.values, packed),
+        **notes_measures(computed.noted, packed),
         **operation_measures(computed.workload),
     }
     status, notes = {}, []

@@ -6,15 +6,16 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import ObjectiveFailed
+from mpsearch.core.errors import Diverged
 from mpsearch.graph.straight import FakeQuantization
+from mpsearch.problem.base import Step, Watch
 from mpsearch.problem.objective import Scores
+from mpsearch.problem.trained import Epoch, Trained
 from mpsearch.problem.trainer import Trainer
 from mpsearch.spec.schema import Recipe
 
@@ -23,61 +24,9 @@ LAST_RATE = 0.01
 Inference", 2020, end their cosine there)."""
 
 
-class Diverged(ObjectiveFailed):
-    """The loss is not a finite number any more."""
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave.
-
-    Args:
-        training_loss: mean over its steps; None before training.
-        validation_loss: mean over samples, without dropout.
-        score: what epochs are compared by, less is better: the loss of the first measured goal, or `validation_loss`.
-    """
-
-    training_loss: float | None
-    validation_loss: float
-    score: float
-
-
-@dataclass(frozen=True)
-class Trained:
-    """An assignment after its finetuning.
-
-    Args:
-        assignment: of formats.
-        recipe: by which it was trained.
-        tensors: parameters by name, and learned steps of grids (`step/SITE`, `zero_point/SITE`).
-        history: one entry before training, then one per epoch.
-        best: the entry that `tensors` are of.
-    """
-
-    assignment: Assignment
-    recipe: Recipe
-    tensors: Mapping[str, Tensor]
-    history: tuple[Epoch, ...] = field(default=())
-    best: int = 0
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a training is: steps are counted from 1 within the epoch."""
-
-    epoch: int
-    epochs: int
-    step: int
-    loss: float
-
-
-Watch = Callable[[Progress], object]
-"""Is told of each step. What it raises ends the training."""
-
-
-def unwatched(progress: Progress) -> None:
+def unwatched(step: Step) -> None:
     """Watches nothing."""
-    del progress
+    del step
 
 
 def finetune(
@@ -154,7 +103,7 @@ def _train(
         loss.backward()
         optimizer.step()
         total += value
-        watch(Progress(epoch + 1, recipe.epochs, step, value))
+        watch(Step(epoch + 1, recipe.epochs, step, value))
     return total / max(1, step)
 
 
@@ -172,11 +121,12 @@ def _epoch(
     outputs, batches = list(trainer.outputs("validation", quantization)), trainer.batches["validation"]
     samples = sum(batch.n for batch in batches)
     pairs = zip(outputs, batches, strict=True)
-    loss = sum(float(trainer.objective.loss(output, batch)) * batch.n / samples for output, batch in pairs)
-    found = loss if score is None else score(means(trainer.objective.metric(outputs, [b.target for b in batches])))
-    if not (math.isfinite(found) and math.isfinite(loss)):
-        raise Diverged(f"finetuning diverged: the validation score is {found}, the validation loss {loss}.")
-    return Epoch(training_loss, loss, found)
+    loss = sum(float(trainer.loss_of(output, batch)) * batch.n / samples for output, batch in pairs)
+    measures = means(trainer.objective.metric(outputs, [batch.target for batch in batches]))
+    for name, value in {"loss": loss, **measures}.items():
+        if not math.isfinite(value):
+            raise Diverged(f"finetuning diverged: {name} on the validation split is {value}.")
+    return Epoch(training_loss, loss, loss if score is None else score(measures))
 
 
 def _optimizer(recipe: Recipe, weights: Sequence[Tensor], steps: Sequence[Tensor]) -> torch.optim.Optimizer:

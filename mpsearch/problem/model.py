@@ -27,10 +27,11 @@ from mpsearch.cost.model import CostModel
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import GraphRunner, Runner
-from mpsearch.problem.base import GoesOn, Problem
-from mpsearch.problem.finetune import Trained, Watch, finetune, restored, unwatched
+from mpsearch.problem.base import GoesOn, Problem, Watch
+from mpsearch.problem.finetune import finetune, restored, unwatched
 from mpsearch.problem.model_probe import ModelProbe
 from mpsearch.problem.objective import Batch, Objective
+from mpsearch.problem.trained import Trained
 from mpsearch.problem.trainer import Trainer, refuse_to_train
 from mpsearch.spec.schema import Recipe
 
@@ -144,7 +145,11 @@ class ModelProblem(Problem):
         score = None if goal is None else goal.loss
         return finetune(self.trainer, assignment, recipe, seed, score, watch)
 
+    def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
+        return self.evaluate_trained(Trained.load(weights), split)
+
     def evaluate_trained(self, trained: Trained, split: str = "validation") -> Evaluation:
+        """Score `trained`: the interpreter's biases are not corrected, for training did that."""
         began = time.perf_counter()
         attempt = _Attempt(trained.assignment)
         try:

@@ -22,12 +22,15 @@ class Batch:
         target: anything `metric` and `loss` need; never given to the model.
         n: samples in the batch (rows, graphs, scored nodes).
         kwargs: keyword inputs of the model.
+        degrees: in-degree of each node [nodes] in the whole graph, for bins by degree where the batch is a part of it;
+            None where degrees are those of the batch. Never given to the model.
     """
 
     args: tuple[Any, ...]
     target: Any
     n: int
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    degrees: Tensor | None = None
 
 
 class Objective(ABC):

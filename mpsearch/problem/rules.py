@@ -13,6 +13,7 @@ from mpsearch.core.site import Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.quant.grid import Quantizer
 from mpsearch.spec import registry
+from mpsearch.spec.menus import is_word, offered
 from mpsearch.spec.schema import BinsSpec, Spec
 
 Tie = tuple[str, tuple[str, ...]]
@@ -69,6 +70,21 @@ def binned(spec: Spec, sites: Sequence[Site]) -> dict[str, BinsSpec]:
     return found
 
 
+def of_nodes(fmt: Format) -> Format:
+    """`fmt` with a range for each node, as `ranges: node` of bins has it: integers alone have such a form.
+
+    Raises `BadInput` where options say otherwise.
+    """
+    if fmt.scheme != "int":
+        return fmt
+    if fmt.options:
+        raise BadInput(
+            f"format {str(fmt)!r}: with ranges: node a range is from the least to the largest value of a node, and has "
+            f"no options. Use int{fmt.bits:g}, or ranges: bin."
+        )
+    return Format("rowrange", fmt.bits)
+
+
 def canonical(fmt: Format, site: Site) -> Format:
     """`fmt` as recorded: the options that are defaults of the site's role left out. Raises `BadInput`."""
     if fmt.is_float32:
@@ -91,6 +107,7 @@ def _quantizer(scheme: str) -> Quantizer:
 def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, tuple[Format, ...]]:
     found: dict[str, tuple[Format, ...]] = {}
     for number, rule in enumerate(spec.sites):
+        by_node = rule.bins is not None and rule.bins.ranges == "node"
         matched = [site for site in sites if rule.match.accepts(site)]
         if not matched:
             role = f" of role {', '.join(rule.match.role)}" if rule.match.role else ""
@@ -99,11 +116,28 @@ def _options(spec: Spec, sites: Sequence[Site], errors: list[str]) -> dict[str, 
         for site in matched:
             if site.name not in found:
                 try:
-                    found[site.name] = tuple(dict.fromkeys(canonical(fmt, site) for fmt in rule.options))
+                    found[site.name] = _offered(rule.formats, site, by_node)
                 except BadInput as error:
                     errors += [f"sites[{number}]: {text}" for text in error.errors]
                     found[site.name] = ()
     return found
+
+
+def _offered(texts: Sequence[str], site: Site, by_node: bool) -> tuple[Format, ...]:
+    """The formats of a rule at `site`, each once, `by_node` with ranges of nodes. Raises `BadInput` where one does not
+    exist there, or none is left."""
+    found: dict[Format, None] = {}
+    for text in texts:
+        formats = offered(text, site.role) if is_word(text) else (Format.parse(text),)
+        if by_node:
+            formats = tuple(map(of_nodes, formats))
+        found.update(dict.fromkeys(canonical(fmt, site) for fmt in formats))
+    if not found:
+        raise BadInput(
+            f"{', '.join(texts)}: nothing is offered for {site.name!r} ({site.role}); "
+            "match the sites it is meant for, or add a format."
+        )
+    return tuple(found)
 
 
 def _roles(sites: Sequence[Site]) -> str:

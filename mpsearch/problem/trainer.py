@@ -126,14 +126,24 @@ class Trainer:
         """
         inputs, rows = self._prepared(batch)
         flat = self._own(self.trainable.run(inputs, at_site, training=distill < 1), rows)
-        loss = self.objective.loss(self._whole(flat), batch)
-        if not isinstance(loss, Tensor) or loss.ndim:
-            raise ObjectiveFailed(f"the objective's loss gave {loss!r:.60}; it must be a tensor without axes.")
+        loss = self.loss_of(self._whole(flat), batch)
         if not distill:
             return loss
         with torch.no_grad():
             teacher = self._own(self.trainable.run(inputs, as_it_is, original=True), rows)
         return (1 - distill) * loss + distill * divergence(flat, teacher)
+
+    def loss_of(self, output: Any, batch: Batch) -> Tensor:
+        """The objective's own loss. Raises `ObjectiveFailed` where it raises, or gives no scalar."""
+        try:
+            loss = self.objective.loss(output, batch)
+        except MpsearchError:
+            raise
+        except Exception as error:
+            raise ObjectiveFailed(f"the objective's loss raised {type(error).__name__}: {error}") from error
+        if not isinstance(loss, Tensor) or loss.ndim:
+            raise ObjectiveFailed(f"the objective's loss gave {str(loss)[:60]}; it must be a tensor without axes.")
+        return loss
 
     @torch.no_grad()
     def outputs(self, split: str, at_site: AtSite) -> Iterator[Any]:

@@ -19,6 +19,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.quant.grain import Grain, chunks
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -75,6 +76,11 @@ class AffineGrid(Grid):
         """The highest value in steps, shaped like `scale`."""
         return self.qmax - self._zeros
 
+    @cached_property
+    def ends(self) -> tuple[float, float] | tuple[Tensor, Tensor]:
+        """`lowest` and `highest`: plain numbers where one scale serves all, which nothing waits for."""
+        return (self.lowest, self.highest) if self.scale.dim() else (self.lowest.item(), self.highest.item())
+
     @property
     def _zeros(self) -> Tensor:
         return torch.zeros_like(self.scale) if self.zero_point is None else self.zero_point.to(self.scale.dtype)
@@ -85,8 +91,8 @@ class AffineGrid(Grid):
         plain = ((1.0 / self.scale).item(), self.lowest.item(), self.highest.item(), self.scale.item())
         return *plain, torch.zeros((), device=self.scale.device)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self.bits
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape), self.bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         zero_points = 0 if self.zero_point is None else packed_bytes(self.zero_point.numel(), self.bits)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from mpsearch.core.format import Format
-from mpsearch.core.site import Site
+from mpsearch.core.format import FP32, Format
+from mpsearch.core.site import Role, Site
 from mpsearch.quant.grid import Grid, Quantizer
 from mpsearch.quant.options import counted
 from mpsearch.spec import registry
@@ -26,10 +26,17 @@ class Bank:
         sample: the float tensor of a site, by its name: the parameter itself, or the value on the calibration
             batch. Called again when a tensor that went is asked for.
         limit_bytes: of all tensors kept; one that is larger by itself is never kept.
+        moments: second moments of the inputs of a parameter, by its name and the length of a block
+            (`Quantizer.fit_to_inputs`); None where they are not known.
     """
 
-    def __init__(self, sample: Callable[[str], Tensor], limit_bytes: int) -> None:
-        self._sample = sample
+    def __init__(
+        self,
+        sample: Callable[[str], Tensor],
+        limit_bytes: int,
+        moments: Callable[[str, int], Tensor | None] = lambda name, block: None,
+    ) -> None:
+        self._sample, self._moments = sample, moments
         self._limit_bytes = limit_bytes
         self._quantizers: dict[str, Quantizer] = {}
         self._grids: dict[_Key, Grid] = {}
@@ -40,9 +47,18 @@ class Bank:
         """The grid of `site` in `fmt`. Raises `BadInput` on an unknown format, `ValueError` on NaN or infinity."""
         key = site.name, fmt
         if key not in self._grids:
-            told = counted(fmt, site.gates)
-            self._grids[key] = self._quantizer(fmt).fit(self._sample(site.name), told, site.role, site.axis)
+            sample, told, quantizer = self._sample(site.name), counted(fmt, site.gates), self._quantizer(fmt)
+            block = self.input_block(site, fmt)
+            moments = self._moments(site.name, block) if block else None
+            if moments is None:
+                self._grids[key] = quantizer.fit(sample, told, site.role, site.axis)
+            else:
+                self._grids[key] = quantizer.fit_to_inputs(sample, told, site.role, site.axis, moments)
         return self._grids[key]
+
+    def input_block(self, site: Site, fmt: Format) -> int:
+        """How long the blocks are whose inputs `grid` asks for; 0 where it asks for none."""
+        return self._quantizer(fmt).input_block(fmt) if site.role is Role.WEIGHT and fmt != FP32 else 0
 
     def get(self, site: Site, fmt: Format) -> tuple[Tensor, Grid]:
         """The sample of `site` moved to its grid, and the grid. The tensor is shared: do not write to it."""

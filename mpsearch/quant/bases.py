@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from mpsearch.core.codes import Codes
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
 
@@ -146,8 +147,8 @@ class BasesGrid(Grid):
         out = torch.empty_like(x) if out is None else out
         return out.copy_(self.groups.back(self._bases.nearest(self.groups.of(x))[1]))
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return int((self.counts.cpu() * self._sizes(shape)).sum())
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(int((self.counts.cpu() * self._sizes(shape)).sum()), 1, is_stream=True),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         fields = 0 if self.most is None else packed_bytes(len(self.counts), self.most.bit_length())

@@ -13,6 +13,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.quant.grain import Grain, chunks
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -51,8 +52,8 @@ class BinaryGrid(Grid):
         above = torch.nextafter(self._bottom, torch.full_like(self.span, torch.inf))
         return torch.maximum(above, self._bottom + self.span / 2)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape)
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape), 1),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         stored = self.span.numel() * (1 if self.low is None else 2)

@@ -11,6 +11,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.minifloat import MiniFloat
 from mpsearch.quant.packing import packed_bytes
@@ -77,9 +78,9 @@ class BlockGrid(Grid):
     def _error(self, blocks: Tensor, codes: Tensor) -> Tensor:
         return (self._nearest(blocks, codes) - blocks).square_().sum(dim=2)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        made = 0 if self.codes is not None else SCALE_BITS * self._count(shape)
-        return prod(shape) * self.kind.bits + made
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        found = Codes(prod(shape), self.kind.bits)
+        return (found,) if self.codes is not None else (found, Codes(self._count(shape), SCALE_BITS))
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * packed_bytes(prod(shape), self.kind.bits) + SCALE_BITS * self._count(shape)

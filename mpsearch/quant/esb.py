@@ -33,6 +33,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.floating import SCALED, grain_refusal, scaled_defaults
 from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Quantizer, finite
@@ -66,6 +67,7 @@ class Esb(Quantizer):
     """Elastic significant bits, 2 to 8 bits: `esb4`, `esb4:k2`, `esb6:k3:align`."""
 
     scheme = "esb"
+    menu = ("esb3", "esb4", "esb5", "esb6", "esb8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)
@@ -86,6 +88,12 @@ class Esb(Quantizer):
             return fit_minifloat(sample, kind, grain, words["range"])
         return MiniFloatGrid(kind, _aligned(sample, kind, grain, LAMBDA[bits + unsigned, k + unsigned]), grain)
 
+    def width(self, fmt: Format) -> Width:
+        """Significands of k + 1 bits. Values without a sign have one more, which only their grid knows."""
+        k = next((word for word in fmt.options if word.startswith("k")), _default_k(fmt))
+        code = str(Format(fmt.scheme, fmt.bits, tuple(word for word in fmt.options if word == k)))
+        return Width(int(fmt.bits), significant=int(k[1:]) + 1, code=code)
+
 
 def _aligned(sample: Tensor, kind: MiniFloat, grain: Grain, factor: float) -> Tensor:
     """Scales of `factor` deviations; where there is no sign, of what is not zero, had it random signs."""
@@ -103,9 +111,12 @@ def _aligned(sample: Tensor, kind: MiniFloat, grain: Grain, factor: float) -> Te
     return grain.gather(scales, sample.shape).to(sample.device)
 
 
+def _default_k(fmt: Format) -> str:
+    return f"k{int(fmt.bits) - (2 if fmt.bits < 4 else 3)}"
+
+
 def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str]]:
     if fmt.bits not in range(2, 9):
         refuse(fmt, f"there are no {fmt.bits:g} bits. Allowed: 2 to 8.")
-    k = int(fmt.bits) - (2 if fmt.bits < 4 else 3)
-    defaults = {"k": f"k{k}", **scaled_defaults(role)}
+    defaults = {"k": _default_k(fmt), **scaled_defaults(role)}
     return _OPTIONS.read(fmt, defaults), defaults

@@ -20,8 +20,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.minifloat import MiniFloat, fit_minifloat
@@ -63,8 +65,8 @@ class CastGrid(Grid):
         # By way of float32: a clamp in a narrower type than this one would round its own bounds to infinity.
         return (x if x.dtype == torch.float64 else x.float()).clamp(-most, most).to(self.dtype)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return torch.finfo(self.dtype).bits * prod(shape)
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape), torch.finfo(self.dtype).bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return self.code_bits(shape)
@@ -97,6 +99,7 @@ class Float(Quantizer):
     """
 
     scheme = "fp"
+    menu = ("fp4", "fp6", "fp8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits not in KINDS:
@@ -118,6 +121,9 @@ class Float(Quantizer):
         kind = KINDS[fmt.bits][words["kind"]]
         return fit_minifloat(sample, kind, Grain.named(words["grain"], axis), words["range"])
 
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "fp")
+
     @staticmethod
     def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str]]:
         defaults = {"kind": next(iter(KINDS[fmt.bits])), **scaled_defaults(role)}
@@ -138,6 +144,9 @@ class BrainFloat(Quantizer):
         del fmt, role, axis
         finite(sample)
         return CastGrid(torch.bfloat16)
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "bf")
 
 
 def _refuse_options(fmt: Format, allowed: str) -> None:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_CHUNK = 1 << 16  # floats: source and target together fill half a megabyte of cache
+PIECE = 1 << 16
+"""Floats of a piece: source and target together fill half a megabyte of cache."""
 
 
 @dataclass(frozen=True)
@@ -83,15 +84,15 @@ def chunks(x: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     Several passes over a piece cost little more than one. Tensors that are not dense, or lie on a device, are
     one piece.
     """
-    source, target = _flat(x), _flat(out)
+    source, target = flattened(x), flattened(out)
     if source is None or target is None or x.stride() != out.stride():
         yield x, out
         return
-    size = _CHUNK * torch.get_num_threads()
+    size = PIECE * torch.get_num_threads()
     yield from zip(torch.split(source, size), torch.split(target, size), strict=True)
 
 
-def _flat(x: Tensor) -> Tensor | None:
+def flattened(x: Tensor) -> Tensor | None:
     """`x` as one dimension in the order it lies in memory, or None if it is not dense (or not on the CPU)."""
     in_memory = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
     return in_memory.view(-1) if x.device.type == "cpu" and in_memory.is_contiguous() else None

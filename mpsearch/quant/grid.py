@@ -9,8 +9,10 @@ from typing import Any, ClassVar, Self, cast
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 
 
 class Grid(ABC):
@@ -25,11 +27,11 @@ class Grid(ABC):
         """
 
     @abstractmethod
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        """Bits of the codes, without padding: elements times bits, unless codes are shared or left out.
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        """What a tensor of `shape` is stored as: its codes, as many as it has elements unless they are shared or left
+        out; then scales, indices or pointers, if they are worked out from each tensor that comes.
 
-        A grid that works out scales or indices from each tensor it is applied to counts them here too, so that the
-        rest of `nbits` is what a quantized value stores once, with the model.
+        The rest of `nbits` is what a quantized value stores once, with the model.
         """
 
     @abstractmethod
@@ -56,6 +58,10 @@ class Grid(ABC):
         """Whether `round_trip(relu(x))` is `round_trip(x)` for every x: the lowest value is zero, for all alike."""
         return False
 
+    def code_bits(self, shape: tuple[int, ...]) -> int:
+        """Bits of all `arrays`, without padding."""
+        return sum(codes.total_bits for codes in self.arrays(shape))
+
     def nbytes(self, shape: tuple[int, ...]) -> int:
         """Bytes that a tensor of `shape` takes when packed."""
         return self.nbits(shape) // 8
@@ -72,6 +78,8 @@ class Quantizer(ABC):
     """One scheme of formats. Stateless: the same sample and format give the same grid."""
 
     scheme: ClassVar[str]
+    menu: ClassVar[tuple[str, ...]] = ()
+    """Formats, as texts, that a space offers by the scheme's name alone; a role is offered those that exist for it."""
 
     @abstractmethod
     def canonical(self, fmt: Format, role: Role) -> Format:
@@ -87,6 +95,25 @@ class Quantizer(ABC):
             role: decides the defaults.
             axis: channel axis of `sample`, along which per-channel scales run.
         """
+
+    def input_block(self, fmt: Format) -> int:
+        """How many consecutive weights of a channel `fit_to_inputs` takes together; 0 where it would change nothing."""
+        del fmt
+        return 0
+
+    def fit_to_inputs(self, sample: Tensor, fmt: Format, role: Role, axis: int, moments: Tensor) -> Grid:
+        """`fit`, to change what a layer puts out least, and not the weight itself.
+
+        Args:
+            moments: second moments [d, d], E[x x^T], of the inputs x that blocks of d = `input_block` weights are
+                multiplied with; of as many as a channel has, where it is shorter.
+        """
+        del moments
+        return self.fit(sample, fmt, role, axis)
+
+    @abstractmethod
+    def width(self, fmt: Format) -> Width:
+        """What a multiplier sees of a number in `fmt`, a canonical format of this scheme. Costs are made of it."""
 
 
 def finite(sample: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.binary import BinaryGrid
 from mpsearch.quant.calibrate import entropy, mean_span, percentile, span, thinned
@@ -164,6 +165,7 @@ class Integer(Quantizer):
     """Uniform integers of 1 to 8 and 16 bits: `int4`, `int8:affine`, `int4:g32`, `int8:tensor:p99.99`."""
 
     scheme = "int"
+    menu = tuple(f"int{bits}" for bits in range(1, 9))
 
     def __init__(self) -> None:
         self._rows: Latest[list[Tensor]] = Latest()
@@ -172,6 +174,9 @@ class Integer(Quantizer):
         plan, default = _Plan.read(fmt, role), _Plan.default(fmt.bits, role)
         refuse(fmt, plan.refusal(fmt.bits, role))
         return short(fmt, vars(plan), vars(default))
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits))
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> Grid:
         plan = _Plan.read(self.canonical(fmt, role), role)

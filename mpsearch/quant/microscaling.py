@@ -8,7 +8,8 @@ value. The scale is a power of two:
 
 * `max`: 2^(floor(log2 of the largest magnitude) - exponent of the largest number of the type), the rule of the
   specification. Magnitudes beyond the largest number are cut, by up to a quarter.
-* `up`: the same, or twice that where something would be cut (NVIDIA's rule for `mx8`, recalled: arXiv 2506.08027).
+* `up`: the same, or twice that where something would be cut: scales are rounded up (Mishra et al., "Recipes for
+  Pre-training LLMs with MXFP8", 2025, arXiv 2506.08027, from the abstract).
 * `mse`: whichever of the two has less squared error in the block; a choice of our own.
 
 Parameters are stored; their default is `mse`. Values get their scales while the model runs, from the block itself:
@@ -35,6 +36,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.block import BlockGrid
 from mpsearch.quant.floating import KINDS
 from mpsearch.quant.grid import Quantizer, finite
@@ -77,6 +79,7 @@ class Microscaling(Quantizer):
     """Small floats with a power of two per block of 32: `mx4`, `mx6`, `mx8`, `mx8:int`."""
 
     scheme = "mx"
+    menu = ("mx4", "mx6", "mx8", "mx8:int")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)
@@ -94,6 +97,9 @@ class Microscaling(Quantizer):
         if not role.is_parameter:
             return grid
         return grid.fitted(x) if words["range"] == "mse" else grid.by_rule(x)
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "mxint" if "int" in fmt.options else "mx")
 
 
 def refuse_search_of_values(fmt: Format, rule: str, role: Role) -> None:

@@ -12,6 +12,7 @@ from math import ldexp, prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.quant.grain import Grain, chunks
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -121,8 +122,8 @@ class MiniFloatGrid(Grid):
     def absorbs_relu(self) -> bool:
         return not self.kind.signed
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self.kind.bits
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape), self.kind.bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * (packed_bytes(prod(shape), self.kind.bits) + 4 * self.scale.numel())

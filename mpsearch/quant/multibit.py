@@ -37,6 +37,7 @@ from torch.nn.functional import pad
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.bases import Bases, BasesGrid, Groups
 from mpsearch.quant.grid import Quantizer, finite
 from mpsearch.quant.options import Options, refuse, short
@@ -62,6 +63,7 @@ class Multibit(Quantizer):
     """Sums of binary vectors: `multibit2`, `multibit1.5:g64`, `multibit3:pixel:a16`."""
 
     scheme = "multibit"
+    menu = ("multibit1.5", "multibit2", "multibit3", "multibit4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)
@@ -91,6 +93,10 @@ class Multibit(Quantizer):
             chosen = _stored(chosen * factor[:, None], half)
         tensors = chosen.to(sample.device), counts.to(sample.device)
         return BasesGrid(*tensors, groups, 16 if half else 32, most if adaptive else None)
+
+    def width(self, fmt: Format) -> Width:
+        """As many binary vectors as bases, on average; without units for those, float32 sums of coordinates."""
+        return Width(32, "fp", significant=fmt.bits, is_binary=True, code=f"{fmt.scheme}{fmt.bits:g}")
 
 
 def allocate(errors: Tensor, sizes: Tensor, bits: float) -> Tensor:

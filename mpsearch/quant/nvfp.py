@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.block import BlockGrid
 from mpsearch.quant.floating import E2M1, E4M3
 from mpsearch.quant.grid import Quantizer, finite
@@ -71,6 +72,7 @@ class Nvfp(Quantizer):
     """Four-bit floats with an 8-bit float per block of 16 and one float32: `nvfp4`."""
 
     scheme = "nvfp"
+    menu = ("nvfp4",)
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)
@@ -86,6 +88,9 @@ class Nvfp(Quantizer):
         if not role.is_parameter:
             return grid
         return grid.fitted(x) if words["range"] == "mse" else grid.by_rule(x)
+
+    def width(self, fmt: Format) -> Width:
+        return Width(int(fmt.bits), "nvfp")
 
 
 def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str]]:

@@ -29,8 +29,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.floating import SCALED, grain_refusal
 from mpsearch.quant.grain import Grain, chunks
@@ -107,8 +109,8 @@ class OddGrid(Grid):
     def _inverse(self) -> Tensor:
         return torch.where(self.scale > 0, 0.5 / self.scale, 0.0)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self.bits
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape) * self.bits, 1, is_stream=True),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * (packed_bytes(prod(shape), self.bits) + 4 * self.scale.numel())
@@ -128,6 +130,9 @@ class OddGrid(Grid):
 class AffinePlanes(AffineGrid):
     """The affine grid, its codes stored plane by plane."""
 
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(prod(shape) * self.bits, 1, is_stream=True),)
+
     def _pack(self, codes: Tensor) -> Tensor:
         return pack_planes(codes - self.qmin, self.bits)
 
@@ -139,6 +144,7 @@ class Planes(Quantizer):
     """Sums of binary planes, 1 to 8 bits: `planes2`, `planes4:affine`."""
 
     scheme = "planes"
+    menu = ("planes2", "planes3", "planes4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults = _read(fmt, role)
@@ -158,6 +164,10 @@ class Planes(Quantizer):
         if not isinstance(grid, AffineGrid):
             return grid  # of one bit: it is a plane
         return AffinePlanes(**{field.name: getattr(grid, field.name) for field in fields(grid)})
+
+    def width(self, fmt: Format) -> Width:
+        """A binary vector per bit; as a whole, integers with an offset."""
+        return Width(int(fmt.bits), is_binary=True, code="" if fmt.bits == 1 else f"{fmt.scheme}{fmt.bits:g}")
 
 
 def _nearest_(halves: Tensor, bits: int) -> Tensor:

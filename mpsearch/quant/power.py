@@ -8,7 +8,8 @@ Defaults: `channel:gain` for weights, `channel:mse` for embeddings, `tensor:mse`
 float32: it multiplies sums, not products.
 
 Source: Miyashita et al., "Convolutional Neural Networks using Logarithmic Data Representation" (2016, arXiv
-1603.01025); Zhou et al., "Incremental Network Quantization" (2017, arXiv 1702.03044).
+1603.01025); Zhou et al., "Incremental Network Quantization: Towards Lossless CNNs with Low-Precision Weights" (ICLR
+2017).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.floating import SCALED, grain_refusal, scaled_defaults
 from mpsearch.quant.grain import Grain
 from mpsearch.quant.grid import Quantizer, finite
@@ -30,6 +32,7 @@ class PowerOfTwo(Quantizer):
     """Powers of two, 2 to 4 bits: `pow3`, `pow4:tensor`."""
 
     scheme = "pow"
+    menu = ("pow3", "pow4")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits not in (2, 3, 4):
@@ -44,3 +47,7 @@ class PowerOfTwo(Quantizer):
         exponent = int(fmt.bits) - signed
         kind = MiniFloat(exponent, 0, 2 - 2**exponent, signed=signed)  # the largest level is 1
         return fit_minifloat(sample, kind, Grain.named(words["grain"], axis), words["range"])
+
+    def width(self, fmt: Format) -> Width:
+        """One significant bit: a product is a shift."""
+        return Width(int(fmt.bits), significant=1, code=f"{fmt.scheme}{fmt.bits:g}")

@@ -16,9 +16,12 @@ Defaults: `d4:c16`, and `gain` for weights from 2 bits on, else `mse`.
 A tensor that has no more different blocks than the codebook has room for gets a codebook of exactly those: nothing is
 lost but the rounding to `c16`, and `nbits` tells that nothing is gained. (The source takes fewer centroids there.)
 
-Blocks are weighed alike, unless `fit` is told how important they are: the second moments [d, d] of what a block is
-multiplied with, sum of x x^T, so that the output is what changes least. With R^T R those moments, that is k-means on
-R v, for the means and for who is nearest.
+Weights of convolutions and linear layers are fitted to their inputs on the calibration batches of the float model: with
+G = E[x x^T] [d, d] of what a block is multiplied with, the one matrix for all blocks of a layer, the distance is
+(v - c)^T G (v - c), so that the output is what changes least. With R^T R = G, that is k-means on R v, for the means and
+for who is nearest. Where inputs are not known (embeddings, recurrent and transposed layers, models that cannot be
+exported) blocks are weighed alike. The source learns from inputs of the network as compressed so far, and then trains;
+here neither happens.
 
 Source: Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neural Networks" (ICLR 2020, arXiv
 1907.05686), its code in facebookresearch/kill-the-bits; the form with R is our own derivation.
@@ -31,8 +34,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.kmeans import centroids, nearest
 from mpsearch.quant.options import Options, refuse, short
@@ -43,6 +48,7 @@ from mpsearch.quant.scale import stretch
 _OPTIONS = Options(
     ("d4", "d9", "c16", "c32", "mse", "gain"), block="d[1-9][0-9]*", codebook="c16|c32", range="mse|gain"
 )
+_BLOCK = 4
 _MOST = 12  # bits of an index
 _JUDGED = 1 << 14  # blocks that a factor is judged by
 _RIDGE = 1e-6  # of the mean second moment, where some direction was never seen
@@ -100,8 +106,8 @@ class CodebookGrid(Grid):
         turn = self.metric[:, :size].T.double()
         return nearest(points.double() @ turn, centres.double() @ turn)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return self.index_bits * self._count(shape)
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return (Codes(self._count(shape), self.index_bits),)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * packed_bytes(self._count(shape), self.index_bits) + self.centroid_bits * self.codebook.numel()
@@ -127,24 +133,30 @@ class Product(Quantizer):
     """Indices into a codebook of blocks: `pq2` (8-bit indices over 4), `pq0.889:d9`, `pq2.75`."""
 
     scheme = "pq"
+    menu = ("pq0.889:d9", "pq1:d8", "pq1.5", "pq2")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words, defaults, index_bits = _read(fmt, role)
         bits = round(index_bits / int(words["block"][1:]), 3)
         return short(Format(fmt.scheme, int(bits) if bits == int(bits) else bits), words, defaults)
 
-    def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int, importance: Tensor | None = None) -> CodebookGrid:
-        """The same as for every quantizer.
+    def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> CodebookGrid:
+        return self._fitted(sample, fmt, role, axis, None)
 
-        Args:
-            importance: second moments [d, d] of what a block is multiplied with; None weighs all alike.
-        """
+    def input_block(self, fmt: Format) -> int:
+        return next((int(word[1:]) for word in fmt.options if word.startswith("d")), _BLOCK)
+
+    def fit_to_inputs(self, sample: Tensor, fmt: Format, role: Role, axis: int, moments: Tensor) -> CodebookGrid:
+        return self._fitted(sample, fmt, role, axis, moments)
+
+    @staticmethod
+    def _fitted(sample: Tensor, fmt: Format, role: Role, axis: int, moments: Tensor | None) -> CodebookGrid:
         words, _, index_bits = _read(fmt, role)
         rows = Rows.of_role(role, axis)
         blocks, centroid_bits = rows.of(finite(sample).cpu()), int(words["codebook"][1:])
         size = min(int(words["block"][1:]), blocks.shape[1])
         points = blocks_of(blocks, size).reshape(-1, size)
-        metric = None if importance is None else _root(importance, size)
+        metric = None if moments is None else _root(moments, size)
         found = centroids(points if metric is None else points @ metric.T, 2**index_bits)
         if metric is not None:
             found = torch.linalg.solve(metric.double(), found.T.double()).T.float()
@@ -154,6 +166,10 @@ class Product(Quantizer):
             factor = stretch(some, lambda factor: replace(grid, codebook=grid.codebook * factor).on_blocks(some))
             grid = replace(grid, codebook=_stored(grid.codebook * factor, centroid_bits))
         return grid.to(sample.device)
+
+    def width(self, fmt: Format) -> Width:
+        """The float that is looked up: the codebook's."""
+        return Width(32 if "c32" in fmt.options else 16, "fp", code=f"{fmt.scheme}{fmt.bits:g}")
 
 
 def _stored(codebook: Tensor, bits: int) -> Tensor:
@@ -167,7 +183,7 @@ def _stored(codebook: Tensor, bits: int) -> Tensor:
 def _root(moments: Tensor, size: int) -> Tensor:
     """R with R^T R the moments, a little added where a direction was never seen."""
     if moments.shape != (size, size):
-        raise ValueError(f"importance has the shape {tuple(moments.shape)}, blocks of {size} need ({size}, {size}).")
+        raise ValueError(f"moments have the shape {tuple(moments.shape)}, blocks of {size} need ({size}, {size}).")
     moments = moments.detach().cpu().double()
     ridge = _RIDGE * float(moments.diagonal().mean()) or 1.0
     return torch.linalg.cholesky(moments + ridge * torch.eye(size)).T.float()
@@ -176,7 +192,7 @@ def _root(moments: Tensor, size: int) -> Tensor:
 def _read(fmt: Format, role: Role) -> tuple[dict[str, str], dict[str, str], int]:
     """Options, defaults and bits of an index. Raises `BadInput`."""
     gain = "gain" if role is Role.WEIGHT and fmt.bits >= 2 else "mse"
-    defaults = {"block": "d4", "codebook": "c16", "range": gain}
+    defaults = {"block": f"d{_BLOCK}", "codebook": "c16", "range": gain}
     words = _OPTIONS.read(fmt, defaults)
     if not role.is_parameter:
         refuse(fmt, f"codebooks are for parameters, not for a value ({role}). Use int or mx.")

@@ -16,8 +16,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.options import Options, refuse
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -58,8 +60,8 @@ class RowScaleGrid(Grid):
             value = (total / taken.sum(dim=1).clamp(min=1)).float()
         return torch.ge(upright, value[:, None] / 2, out=taken), value * sign
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) + SCALE_BITS * self.rows.size(shape)[0]
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        return Codes(prod(shape), 1), Codes(self.rows.size(shape)[0], SCALE_BITS)
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         return 8 * packed_bytes(prod(shape), 1) + SCALE_BITS * self.rows.size(shape)[0]
@@ -77,6 +79,7 @@ class RowScale(Quantizer):
     """Two-valued rows: `rowscale1`."""
 
     scheme = "rowscale"
+    menu = ("rowscale1",)
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         if fmt.bits != 1:
@@ -90,3 +93,7 @@ class RowScale(Quantizer):
         self.canonical(fmt, role)
         finite(sample)
         return RowScaleGrid(Rows.of_role(role, axis))
+
+    def width(self, fmt: Format) -> Width:
+        """One bit: the value of a row multiplies what the row is summed to."""
+        return Width(int(fmt.bits))

@@ -21,8 +21,10 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.floating import CastGrid
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.integer import Integer
@@ -57,10 +59,10 @@ class SparseGrid(Grid):
         zero = x == 0
         return self.inner.round_trip(x, out).masked_fill_(zero, 0.0)
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
         (rows, n), entries = self.rows.size(shape), self.entries(shape)
-        made = _POINTER_BITS * (rows + 1) + entries * _index_bits(n)
-        return made + (SCALE_BITS * rows if self._by_row else self.inner.code_bits((entries,)))
+        found = (Codes(rows, SCALE_BITS),) if self._by_row else self.inner.arrays((entries,))
+        return (*found, Codes(entries, _index_bits(n)), Codes(rows + 1, _POINTER_BITS))
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         (rows, n), entries = self.rows.size(shape), self.entries(shape)
@@ -110,6 +112,7 @@ class Sparse(Quantizer):
     """Sparse storage with codes of 1 to 8, 16 or 32 bits: `sparse8`, `sparse32`, `sparse1:row`."""
 
     scheme = "sparse"
+    menu = ("sparse1:row", "sparse4", "sparse8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         words = _OPTIONS.read(fmt, _DEFAULTS)
@@ -135,6 +138,10 @@ class Sparse(Quantizer):
             inner = Integer().fit(some, integers, Role.ACTIVATION, 0)
         grid = SparseGrid(inner, rows, 0, x.numel())
         return replace(grid, stored=int(grid.round_trip(x.float()).count_nonzero()))
+
+    def width(self, fmt: Format) -> Width:
+        """That of its values: zeros are products like any other, unless an accelerator leaves them out."""
+        return Width(int(fmt.bits), "fp" if fmt.bits in _FLOATS else "int", code=f"{fmt.scheme}{fmt.bits:g}")
 
 
 def _index_bits(columns: int) -> int:

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.floating import SCALED
 from mpsearch.quant.grain import Grain
@@ -97,6 +98,7 @@ class Subtensor(Quantizer):
     """Integers with a scale per group of channels of similar range: `sub8`, `sub4:n8`, `sub8:affine:max`."""
 
     scheme = "sub"
+    menu = ("sub2", "sub3", "sub4", "sub8")
 
     def canonical(self, fmt: Format, role: Role) -> Format:
         return short(fmt, *_read(fmt, role))
@@ -121,6 +123,10 @@ class Subtensor(Quantizer):
         zero_point = torch.stack(zeros)[member] if zeros else None
         codes = grids[0].bits, grids[0].qmin, grids[0].qmax
         return SubtensorGrid(*codes, scale, zero_point, Grain(axis), member, words["order"] == "sorted")
+
+    def width(self, fmt: Format) -> Width:
+        """Integers: a group's scale multiplies whole sums, as one per channel does."""
+        return Width(int(fmt.bits))
 
 
 def partition(largest: Tensor, groups: int) -> Tensor:

@@ -16,6 +16,7 @@ from mpsearch.core.site import Role
 from mpsearch.spec import find, registry
 from mpsearch.spec.card import MAY_HAVE_A_CARD, NEED_A_CARD, load_card
 from mpsearch.spec.explain import Faults
+from mpsearch.spec.menus import is_word, offered
 from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, SiteRule, card_name
 from mpsearch.spec.source import Where
 
@@ -45,14 +46,20 @@ def check_objective(objective: ObjectiveSpec, beside: Path) -> Faults:
 
 
 def check_rule(rule: SiteRule) -> Faults:
-    """Every format exists for every role that the rule names; for at least one role if it names none."""
-    found = ((("formats", i), _format_fault(fmt, rule.match.role)) for i, fmt in enumerate(rule.options))
+    """Every format exists for every role that the rule names; for at least one role if it names none.
+
+    A word stands for a format at least.
+    """
+    found = (
+        (("formats", i), (_word_fault if is_word(text) else _format_fault)(text, rule.match.role))
+        for i, text in enumerate(rule.formats)
+    )
     return [(where, message) for where, message in found if message]
 
 
 def check_start(start: Mapping[str, str]) -> Faults:
     """Every format exists for some role. Whether the sites allow it is seen when the space is known."""
-    found = (((glob,), _format_fault(Format.parse(text), None)) for glob, text in start.items())
+    found = (((glob,), _format_fault(text, None)) for glob, text in start.items())
     return [(where, message) for where, message in found if message]
 
 
@@ -106,7 +113,16 @@ def check_cards(texts: Sequence[str | None], beside: Path) -> Faults:
     return faults
 
 
-def _format_fault(fmt: Format, roles: tuple[Role, ...] | None) -> str | None:
+def _word_fault(word: str, roles: tuple[Role, ...] | None) -> str | None:
+    lacking = [role for role in roles or tuple(Role) if not offered(word, role)]
+    if not lacking or (roles is None and len(lacking) < len(Role)):
+        return None
+    where = ", ".join(lacking if roles else ["any role"])
+    return f"{word!r} offers no format for {where}; write formats out, or name another scheme."
+
+
+def _format_fault(text: str, roles: tuple[Role, ...] | None) -> str | None:
+    fmt = Format.parse(text)
     if fmt.is_float32:
         return None
     known = registry.names("quantizers")

@@ -30,6 +30,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.core.site import Role, Site
+from mpsearch.spec.menus import is_word, schemes
 
 DEFAULT_BUDGET = 200
 _TIME = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smh])\s*")
@@ -60,6 +61,20 @@ def _is_format(text: str) -> str:
     except BadInput as error:
         raise ValueError(str(error)) from None
     return text
+
+
+def _is_format_or_word(text: str) -> str:
+    if not is_word(text):
+        return _is_format(text)
+    try:
+        schemes(text)
+    except BadInput as error:
+        raise ValueError(str(error)) from None
+    return text
+
+
+def _as_list(value: object) -> object:
+    return (value,) if isinstance(value, str) and is_word(value) else value
 
 
 def _is_limit(text: str) -> str:
@@ -93,6 +108,7 @@ def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
 
 Text = Annotated[StrictStr, Field(min_length=1)]
 FormatText = Annotated[Text, After(_is_format)]
+FormatTexts = Annotated[tuple[Annotated[Text, After(_is_format_or_word)], ...], Field(min_length=1), After(_distinct)]
 StartTexts = dict[Text, FormatText]
 
 
@@ -129,8 +145,10 @@ class BinsSpec(Part):
     quantiles: Annotated[StrictInt, Field(ge=2)] | None = Field(
         default=None, description="Instead of edges: so many bins of about equally many nodes."
     )
-    ranges: Literal["shared", "bin"] = Field(
-        default="shared", description="Whether a range is fitted on the nodes of all bins, or of each bin on its own."
+    ranges: Literal["shared", "bin", "node"] = Field(
+        default="shared",
+        description="What a range is of: the nodes of all bins, those of each bin, or each node on its own (int4 is "
+        "then rowrange4; formats other than integers keep a range of the bin).",
     )
 
     @model_validator(mode="after")
@@ -142,17 +160,14 @@ class BinsSpec(Part):
 
 class SiteRule(Part):
     match: MatchText = Field(description="Glob on the site name, or {role: ..., name: ...}; first match wins.")
-    formats: Annotated[tuple[FormatText, ...], Field(min_length=1), After(_distinct)] = Field(
-        description="Formats to choose from, for example [int2, int4, int8]."
+    formats: Annotated[FormatTexts, BeforeValidator(_as_list, json_schema_input_type=Text | FormatTexts)] = Field(
+        description="Formats to choose from, for example [int2, int4, int8]; a scheme's name is all that it offers, "
+        "and all is every scheme."
     )
     bins: BinsSpec | None = Field(
-        default=None, description="Split features, messages or aggregates of a GNN: a site for each bin of nodes."
+        default=None,
+        description="Split features, messages, attention or aggregates of a GNN: a site for each bin of nodes.",
     )
-
-    @property
-    def options(self) -> tuple[Format, ...]:
-        """The formats as written, defaults of the role not yet left out."""
-        return tuple(map(Format.parse, self.formats))
 
 
 class TieRule(Part):
@@ -260,8 +275,21 @@ class Recipe(Part):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits that name the recipe in the ledger."""
-        text = json.dumps(self.model_dump(mode="json", include=set(Recipe.model_fields)), sort_keys=True)
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class FinetuneSpec(Recipe):
+    """What is finetuned once the search is over."""
+
+    top: Annotated[StrictInt, Field(gt=0)] = Field(
+        default=10, description="How many assignments are finetuned: those that together have the largest hypervolume."
+    )
+
+    @property
+    def recipe(self) -> Recipe:
+        """By which each of them is."""
+        return Recipe.model_validate(self.model_dump(include=set(Recipe.model_fields)))
 
 
 class EngineSpec(Part):
@@ -322,6 +350,9 @@ class Spec(Part):
     racing: RacingSpec = RacingSpec()
     seed: Annotated[StrictInt, Field(ge=0)] = 0
     quantization: QuantizationSpec = QuantizationSpec()
+    finetune: FinetuneSpec | None = Field(
+        default=None, description="Train the most promising assignments after the search; null for none."
+    )
     engine: EngineSpec = EngineSpec()
     tracking: TrackingSpec = TrackingSpec()
     start: tuple[StartTexts, ...] = Field(
@@ -348,6 +379,8 @@ class Spec(Part):
         for goal in data["goals"]:
             if goal["accelerator"] is None:
                 del goal["accelerator"]  # as before there were any
+        if data["finetune"] is None:
+            del data["finetune"]
         for rule in data["sites"]:
             if rule["bins"] is None:
                 del rule["bins"]

@@ -18,14 +18,18 @@ import pytest
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
 from mpsearch.cost.accelerators.precision import holds
 from mpsearch.cost.device import energy, latency, run
 from mpsearch.cost.memory import Packed, PackedAt
-from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Width, Workload, width
+from mpsearch.cost.width import width
+from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Workload
 
 INTEGERS = (*(Format("int", bits) for bits in range(1, 9)), Format("int", 16))
 FORMATS = (*INTEGERS, Format("fp", 16), Format("bf", 16), Format("fp", 32))
+CODES = tuple(map(Format.parse, ("fp8", "mx4", "nvfp4", "esb4", "pow4", "planes2", "multibit1.5", "pq2", "sparse8")))
+"""What few devices have kernels for."""
 SAMPLES = 4
 
 
@@ -126,7 +130,8 @@ class AcceleratorExam:
 
     def test_promotion_holds_what_was_asked_and_is_idempotent(self, accelerator: Accelerator) -> None:
         widths = [width(fmt) for fmt in FORMATS]
-        for kind, weight, value in product(Kind, widths, widths):
+        beside = [(code, other) for code in map(width, CODES) for other in (code, widths[7], widths[-1])]
+        for kind, (weight, value) in product(Kind, (*product(widths, widths), *beside)):
             promoted = accelerator.promote(kind, weight, value)
             assert all(_stands_in(p, asked) for p, asked in zip(promoted, (weight, value), strict=True))
             assert accelerator.promote(kind, *promoted) == promoted
@@ -195,5 +200,6 @@ class AcceleratorExam:
 
 
 def _stands_in(promoted: Width, asked: Width) -> bool:
-    """Whether it holds the same numbers, or is the fixed point that an array of integers runs floats as."""
-    return holds(promoted, asked) or (not promoted.is_float and promoted.bits >= asked.bits)
+    """Whether it holds the same numbers, has as many binary vectors, or is the fixed point that floats run as."""
+    whole = asked.significant if asked.is_binary else asked.fixed_bits
+    return holds(promoted, asked) or (not promoted.is_float and promoted.bits >= whole)

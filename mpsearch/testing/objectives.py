@@ -112,6 +112,23 @@ def loss_trains(make: Make) -> None:
     assert any(p.grad is not None and bool(p.grad.any()) for p in model.parameters()), "no gradient reaches the weights"
 
 
+def training_repeats(make: Make) -> None:
+    """An epoch, if there is training data, is the same when asked for again, and has no validation or test sample."""
+    one, other = make(), make()
+    try:
+        first, second = list(one.training_batches(0)), list(other.training_batches(0))
+    except NotImplementedError:
+        return
+    assert first, "an epoch without batches"
+    assert len(first) == len(second), "the number of batches changes"
+    for a, b in zip(first, second, strict=True):
+        _same((a.args, dict(a.kwargs), a.target, a.n), (b.args, dict(b.kwargs), b.target, b.n), "training_batches(0)")
+    trained = {key for batch in first for key in samples(batch)}
+    for split in SPLITS[1:]:
+        common = trained & {key for batch in one.batches(split) for key in samples(batch)}
+        assert not common, f"training and {split} share {len(common)} samples"
+
+
 CHECKS: tuple[Callable[[Make], None], ...] = (
     builds,
     batches_repeat,
@@ -119,6 +136,7 @@ CHECKS: tuple[Callable[[Make], None], ...] = (
     scores_repeat,
     scoring_leaves_weights,
     loss_trains,
+    training_repeats,
 )
 
 

@@ -18,10 +18,19 @@ from torch import Tensor
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.cost.layout import stored_bits
+from mpsearch.cost.workload import Held
+from mpsearch.graph.grids import packed_size
 from mpsearch.quant.grid import Grid, Quantizer
+from mpsearch.spec.card import Layout
 
 SHAPES = ((1,), (7,), (6, 4, 3, 3), (5, 130))
+CONSTANTS = (1.0, -0.3, 2.0**-20, 6e4, -1e-30)
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 WIDEST = 32
+LAYOUTS = [
+    Layout.model_validate({"weight_pack": p, "tile": (4, 8)}) for p in ("bit", "row", "word", "container", "tile")
+]
 
 
 def fit(quantizer: Quantizer, text: str, role: Role, x: Tensor, axis: int = 0) -> Grid:
@@ -59,18 +68,16 @@ class QuantizerExam:
         """How many parts of a tensor have levels of their own: as many as there are scales."""
         return max(1, (grid.nbits(shape) - grid.code_bits(shape)) // 32)
 
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_is_idempotent_and_leaves_its_input(
-        self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]
-    ) -> None:
-        x = sample(*shape)
-        grid, before = fit(quantizer, text, role, x), x.clone()
-        once = grid.round_trip(x)
-        assert torch.equal(x, before)
-        assert torch.equal(grid.round_trip(once), once)
-        assert torch.equal(grid.round_trip_(x), once)
-        assert torch.equal(x, once), "round_trip_ works in place"
-        assert torch.isfinite(once).all()
+    def test_is_idempotent_and_leaves_its_input(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        for shape in SHAPES:
+            x = sample(*shape)
+            grid, before = fit(quantizer, text, role, x), x.clone()
+            once = grid.round_trip(x)
+            assert torch.equal(x, before), shape
+            assert torch.equal(grid.round_trip(once), once), shape
+            assert torch.equal(grid.round_trip_(x), once), shape
+            assert torch.equal(x, once), f"{shape}: round_trip_ works in place"
+            assert torch.isfinite(once).all(), shape
 
     def test_has_at_most_two_to_the_bits_levels(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(1, 4096)
@@ -86,63 +93,67 @@ class QuantizerExam:
         narrow, wide = (squared_error(fit(quantizer, t, role, x), x) for t in (text, str(wider)))
         assert wide <= 1.05 * narrow
 
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_zeros_stay_zero(self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]) -> None:
-        x = torch.zeros(shape)
-        grid = fit(quantizer, text, role, x)
-        assert torch.equal(grid.round_trip(x), x)
-        assert torch.isfinite(grid.round_trip(sample(*shape))).all()
+    def test_zeros_stay_zero(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        for shape in SHAPES:
+            x = torch.zeros(shape)
+            grid = fit(quantizer, text, role, x)
+            assert torch.equal(grid.round_trip(x), x), shape
+            assert torch.isfinite(grid.round_trip(sample(*shape))).all(), shape
 
-    @pytest.mark.parametrize("value", [1.0, -0.3, 2.0**-20, 6e4, -1e-30])
-    def test_a_constant_is_met(self, quantizer: Quantizer, text: str, role: Role, value: float) -> None:
-        x = torch.full((3, 5), value)
-        met = fit(quantizer, text, role, x).round_trip(x)
-        assert torch.isfinite(met).all()
-        assert (met - x).abs().max() <= abs(value) * self.constant_error + 2.0**-24
+    def test_a_constant_is_met(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        for value in CONSTANTS:
+            x = torch.full((3, 5), value)
+            met = fit(quantizer, text, role, x).round_trip(x)
+            assert torch.isfinite(met).all(), value
+            assert (met - x).abs().max() <= abs(value) * self.constant_error + 2.0**-24, value
 
-    @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-    def test_refuses_what_is_not_finite(self, quantizer: Quantizer, text: str, role: Role, bad: float) -> None:
+    def test_refuses_what_is_not_finite(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(4, 6)
         grid = fit(quantizer, text, role, x)
-        x[1, 2] = bad
-        with pytest.raises(ValueError, match="NaN or infinity"):
-            fit(quantizer, text, role, x)
-        with pytest.raises(ValueError, match="NaN or infinity"):
-            grid.pack(x)
+        for bad in (float("nan"), float("inf"), -float("inf")):
+            x[1, 2] = bad
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                fit(quantizer, text, role, x)
+            with pytest.raises(ValueError, match="NaN or infinity"):
+                grid.pack(x)
         with pytest.raises(ValueError, match="without elements"):
             fit(quantizer, text, role, torch.zeros(3, 0))
 
-    @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
-    def test_keeps_shape_dtype_and_memory_format(
-        self, quantizer: Quantizer, text: str, role: Role, dtype: torch.dtype
-    ) -> None:
-        plain = sample(6, 4, 3, 3).to(dtype)
-        grid = fit(quantizer, text, role, plain)
-        expected = grid.round_trip(plain)
-        last = plain.contiguous(memory_format=torch.channels_last)
-        for x in (plain, last, plain.transpose(1, 2).contiguous().transpose(1, 2)):
-            y = grid.round_trip(x)
-            assert (y.shape, y.dtype, y.stride()) == (x.shape, x.dtype, x.stride())
-            assert torch.equal(y, expected)
-        strided = torch.zeros(6, 4, 3, 6, dtype=dtype)[..., ::2].copy_(plain)
-        assert torch.equal(grid.round_trip(strided), expected)
-        assert torch.equal(grid.round_trip_(strided), expected)
+    def test_keeps_shape_dtype_and_memory_format(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        for dtype in DTYPES:
+            plain = sample(6, 4, 3, 3).to(dtype)
+            grid = fit(quantizer, text, role, plain)
+            expected = grid.round_trip(plain)
+            last = plain.contiguous(memory_format=torch.channels_last)
+            for x in (plain, last, plain.transpose(1, 2).contiguous().transpose(1, 2)):
+                y = grid.round_trip(x)
+                assert (y.shape, y.dtype, y.stride()) == (x.shape, x.dtype, x.stride())
+                assert torch.equal(y, expected), (dtype, x.stride())
+            strided = torch.zeros(6, 4, 3, 6, dtype=dtype)[..., ::2].copy_(plain)
+            assert torch.equal(grid.round_trip(strided), expected), dtype
+            assert torch.equal(grid.round_trip_(strided), expected), dtype
 
     def test_gives_no_gradient(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = torch.nn.Parameter(sample(3, 5))
         assert not fit(quantizer, text, role, x).round_trip(x).requires_grad
 
-    @pytest.mark.parametrize("shape", SHAPES)
-    def test_packs_exactly(self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]) -> None:
-        x = sample(*shape)
-        grid = fit(quantizer, text, role, x)
-        stored = grid.pack(x)
-        got, expected = grid.unpack(stored, shape), grid.round_trip(x)
-        assert got.dtype == torch.float32
-        assert torch.equal(got, expected)
-        assert torch.equal(got.signbit(), expected.signbit()), "bit for bit: -0.0 is not 0.0"
-        assert 8 * sum(t.nbytes for t in stored.values()) == grid.nbits(shape) == 8 * grid.nbytes(shape)
-        assert grid.code_bits(shape) == self.code_bits(quantizer, text, role, grid, x)
+    def test_packs_exactly(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        for shape in SHAPES:
+            x = sample(*shape)
+            grid = fit(quantizer, text, role, x)
+            stored = grid.pack(x)
+            got, expected = grid.unpack(stored, shape), grid.round_trip(x)
+            assert got.dtype == torch.float32
+            assert torch.equal(got, expected), shape
+            assert torch.equal(got.signbit(), expected.signbit()), f"{shape}: bit for bit, -0.0 is not 0.0"
+            assert 8 * sum(t.nbytes for t in stored.values()) == grid.nbits(shape) == 8 * grid.nbytes(shape), shape
+            assert grid.code_bits(shape) == self.code_bits(quantizer, text, role, grid, x), shape
+            packed = packed_size(grid, shape)
+            assert packed.static_bits >= 0
+            for layout in LAYOUTS:
+                held = Held("x", x.numel(), shape[0], site="x", is_parameter=role.is_parameter)
+                laid = stored_bits(layout, held, packed)
+                assert laid == packed.bits if layout.weight_pack == "bit" else laid >= packed.bits, shape
 
     def test_fits_the_same_grid_twice(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(6, 4, 3, 3)

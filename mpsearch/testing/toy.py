@@ -8,8 +8,10 @@ three goals disagree.
 from __future__ import annotations
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,11 +21,12 @@ import numpy as np
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation, Failure
 from mpsearch.core.format import Format
+from mpsearch.core.goal import Goal
 from mpsearch.core.site import Role, Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.cost.terms import Cost, Terms
-from mpsearch.problem.base import GoesOn, Problem
-from mpsearch.spec.schema import Spec
+from mpsearch.problem.base import GoesOn, Problem, Step, Watch
+from mpsearch.spec.schema import Recipe, Spec
 from mpsearch.testing.toy_probe import ToyProbe
 
 SENSITIVITY = (2.4, 0.5, 0.3, 1.6)
@@ -100,6 +103,28 @@ class Toy(Problem):
     def race(self, assignment: Assignment, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
         return self._score(assignment, "validation", order, goes_on)
 
+    def require_training(self) -> None:
+        """It can."""
+
+    def finetune(
+        self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None, watch: Watch
+    ) -> ToyTraining:
+        for epoch in range(1, recipe.epochs + 1):
+            self._watch(assignment, f"epoch {epoch}")
+            watch(Step(epoch, recipe.epochs, 1, 0.5**epoch))
+        return ToyTraining(assignment, recipe, seed)
+
+    def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
+        """Every epoch has halved what the assignment loses of the accuracy."""
+        known = json.loads(weights.read_text(encoding="utf-8"))
+        recipe = Recipe.model_validate(known["recipe"])
+        before = next(self.evaluate([Assignment.parse(known["assignment"])], split))
+        if before.failure is not None:
+            return replace(before, recipe=recipe.digest)
+        best = self._accuracy(Assignment()) - (0.01 if split == "test" else 0.0)
+        accuracy = best - (best - before.measures["accuracy"]) / 2**recipe.epochs
+        return replace(before, measures={**before.measures, "accuracy": accuracy}, recipe=recipe.digest)
+
     def _score(self, assignment: Assignment, split: str, order: Sequence[int], goes_on: GoesOn) -> Evaluation:
         began = time.perf_counter()
         self._count += 1
@@ -135,6 +160,20 @@ class Toy(Problem):
 
     def _bits(self, assignment: Assignment) -> list[float]:
         return [assignment.at(f"layer{i}.weight").bits for i in range(len(SIZE))]
+
+
+@dataclass(frozen=True)
+class ToyTraining:
+    """What the toy makes of an assignment: nothing but the wish."""
+
+    assignment: Assignment
+    recipe: Recipe
+    seed: int
+
+    def save(self, path: Path) -> None:
+        """As JSON."""
+        known = {"assignment": self.assignment.texts(), "recipe": self.recipe.model_dump(), "seed": self.seed}
+        path.write_text(json.dumps(known), encoding="utf-8")
 
 
 def build(spec: Spec, weights: Path | None = None) -> Toy:

@@ -1,4 +1,4 @@
-"""Image classifiers by name: five trained on 8x8 digits in seconds, two with weights in files."""
+"""Image classifiers by name: five trained on 8x8 digits in seconds, three with weights in files."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mpsearch.zoo import digits
 from mpsearch.zoo.cache import trained
+from mpsearch.zoo.efficientnet import EfficientNetLite0
 from mpsearch.zoo.files import data_file
 from mpsearch.zoo.resnet import ResNet10, ResNet20
 from mpsearch.zoo.rows import RowReader
@@ -68,7 +69,7 @@ def _resnet10() -> nn.Module:
 def _resnet10_rows(split: str) -> Rows:
     """Calibration takes 128 fixed training images, validation the 256 that the file calls calibration."""
     with np.load(data_file(_RESNET10 + "splits.npz", "digits of 16x16 pixels, normalised")) as file:
-        part = {"calibration": "train", "validation": "calibration", "test": "test"}[split]
+        part = {"calibration": "train", "validation": "calibration"}.get(split, split)
         inputs, labels = torch.from_numpy(file[f"{part}_x"]), torch.from_numpy(file[f"{part}_y"])
     if split == "calibration":
         rows = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:128])
@@ -87,14 +88,39 @@ def _resnet20() -> nn.Module:
 
 @cache
 def _cifar_rows(split: str) -> Rows:
-    """250 training images, the first 5,000 of the (shuffled) test images, and the last 5,000."""
-    name = "train" if split == "calibration" else "test"
-    rows = {"calibration": slice(0, 250), "validation": slice(0, 5000), "test": slice(5000, 10000)}[split]
+    """2,000 training images, the first 250 of them, the first 5,000 of the (shuffled) test images, the last 5,000."""
+    name = "train" if split in ("train", "calibration") else "test"
+    ends = {"train": (0, 2000), "calibration": (0, 250), "validation": (0, 5000), "test": (5000, 10000)}
+    rows = slice(*ends[split])
     with np.load(data_file(f"{_CIFAR}cifar10_jpeg_{name}.npz", "CIFAR-10 as JPEG bytes, offsets and labels")) as file:
         content, offsets, labels = file["jpeg"].tobytes(), file["offsets"], file["labels"]
     chosen = range(len(labels))[rows]
     pixels = torch.stack([_decoded(content[offsets[i] : offsets[i + 1]]) for i in chosen])
     return pixels.sub_(_MEAN).div_(_STD).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels[rows]).long()
+
+
+_IMAGENET = {"calibration": slice(0, 50), "validation": slice(50, 500), "test": slice(500, 1000)}
+
+
+def _efficientnet() -> nn.Module:
+    path = "cnn/efficientnet_lite0/efficientnet_lite0.safetensors"
+    return _with_weights(EfficientNetLite0(), data_file(path, "EfficientNet-Lite0 trained on ImageNet"))
+
+
+@cache
+def _imagenet_rows(split: str) -> Rows:
+    """1,000 images, one of each class, in a fixed random order: 50 to calibrate, 450 to validate, 500 to test.
+
+    There is no other sample: the splits are disjoint, but all three are small, and most images are probably of the
+    training set, so that accuracy is well above that on the validation set of ImageNet.
+    """
+    path = data_file("cnn/imagenet_sample/imagenet_sample_224_q90.npz", "1,000 images of ImageNet, JPEG bytes")
+    with np.load(path) as file:
+        content, offsets, labels = file["jpeg"].tobytes(), file["offsets"], file["labels"]
+    chosen = np.random.default_rng(0).permutation(len(labels))[_IMAGENET[split]]
+    pixels = torch.stack([_decoded(content[offsets[i] : offsets[i + 1]]) for i in chosen])
+    images = pixels.mul_(255).sub_(127).div_(128).permute(0, 3, 1, 2).contiguous()
+    return images, torch.from_numpy(labels[chosen]).long()
 
 
 def _decoded(jpeg: bytes) -> Tensor:
@@ -123,4 +149,5 @@ CLASSIFIERS: dict[str, Entry] = {
     "gru": _on_digits("gru", lambda: RowReader(nn.GRU), _READING),
     "digits_resnet10": Entry(_resnet10, _resnet10_rows),
     "cifar_resnet20": Entry(_resnet20, _cifar_rows),
+    "imagenet_efficientnet_lite0": Entry(_efficientnet, _imagenet_rows),
 }

@@ -1,6 +1,8 @@
 """Batches of a large graph: some nodes with sampled neighbours, hop by hop, as GraphSAGE draws them.
 
-Hamilton, Ying, Leskovec, "Inductive representation learning on large graphs" (2017).
+Hamilton, Ying, Leskovec, "Inductive representation learning on large graphs" (2017). `neighbourhoods` is what an
+objective calls: it gives each batch its nodes, edges, and the degrees of its nodes in the whole graph, which bins by
+degree go by (`Batch(..., degrees=part.degrees)`): all edges of a node count, not those that were drawn.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch_geometric.typing
 from torch import Tensor
+from torch_geometric.data import Data
+from torch_geometric.loader import NeighborLoader
 
 
 @dataclass(frozen=True)
@@ -20,11 +25,40 @@ class Neighbourhood:
         nodes: numbers of its nodes in the graph [n], the ones that were asked for first.
         edge_index: [2, e] among `nodes`, by place, sorted by target.
         wanted: how many nodes were asked for.
+        degrees: edges into each of `nodes` [n] in the whole graph.
     """
 
     nodes: Tensor
     edge_index: Tensor
     wanted: int
+    degrees: Tensor
+
+
+def neighbourhoods(
+    edge_index: Tensor, nodes: int, wanted: Tensor, fanouts: Sequence[int], size: int, seed: int = 0
+) -> list[Neighbourhood]:
+    """Neighbourhoods of the nodes `wanted` [n], `size` of them at a time, in order; the same for the same seed.
+
+    Drawn by torch-geometric's `NeighborLoader` where pyg-lib or torch-sparse is installed, which it needs, and by
+    `NeighbourSampler` where neither is. The two draw different neighbours.
+    """
+    if not has_loader():
+        return list(NeighbourSampler(edge_index, nodes, fanouts, seed).batches(wanted, size))
+    degrees = torch.bincount(edge_index[1], minlength=nodes)
+    graph = Data(edge_index=edge_index, num_nodes=nodes)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn = list(NeighborLoader(graph, list(fanouts), input_nodes=wanted, batch_size=size, shuffle=False))
+    found = []
+    for part in drawn:
+        order = part.edge_index[1].argsort(stable=True)
+        found.append(Neighbourhood(part.n_id, part.edge_index[:, order], int(part.batch_size), degrees[part.n_id]))
+    return found
+
+
+def has_loader() -> bool:
+    """Whether torch-geometric's `NeighborLoader` can run here."""
+    return bool(torch_geometric.typing.WITH_PYG_LIB or torch_geometric.typing.WITH_TORCH_SPARSE)
 
 
 class NeighbourSampler:
@@ -62,7 +96,8 @@ class NeighbourSampler:
             found.append(outer)
             edges.append(torch.stack([place[source], place[target]]))
         edge_index = torch.cat(edges, dim=1)
-        return Neighbourhood(torch.cat(found), edge_index[:, edge_index[1].argsort(stable=True)], len(wanted))
+        nodes, order = torch.cat(found), edge_index[1].argsort(stable=True)
+        return Neighbourhood(nodes, edge_index[:, order], len(wanted), self._begins.diff()[nodes])
 
     def _into(self, targets: Tensor, fanout: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Sources and targets of edges into `targets`, at most `fanout` of each, drawn without replacement."""

@@ -26,6 +26,12 @@ def whole(option: str, value: object, least: int, most: int | None = None) -> in
     return value
 
 
+def shuffled_parts(n: int, size: int, epoch: int) -> list[Tensor]:
+    """`in_parts`, rows in an order of their own in each epoch."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(epoch))
+    return [order[rows] for rows in in_parts(n, size)]
+
+
 def in_parts(n: int, size: int, most: int | None = None) -> list[Tensor]:
     """Row numbers 0 to n - 1 in batches of `size`. A single row left over joins the batch before it.
 

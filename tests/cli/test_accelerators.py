@@ -85,7 +85,10 @@ def test_a_run_labels_its_figures(cli, space: Path, projections: None) -> None:
 
 
 def test_short_names_mean_the_only_accelerator(cli, found: Path) -> None:
-    whole = json.loads(cli("front", found, "--json").out)["members"]
+    document = json.loads(cli("front", found, "--json").out)
+    whole, used = document["members"], document["formats"]
+    assert sum(use["elements"] for use in used if use["role"] == "weight") == pytest.approx(1)
+    assert f"weight: {used[0]['format']} {used[0]['elements']:.0%}" in cli("front", found).out
     times = sorted(member["measures"][LATENCY] for member in whole)
     for name in ("latency_s", LATENCY):
         some = json.loads(cli("front", found, "--json", "--where", f"{name}<={times[0]!r}").out)["members"]

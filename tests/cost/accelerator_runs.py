@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import mpsearch.cost
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
 from mpsearch.cost.accelerators.load import load_accelerator
-from mpsearch.cost.workload import Access, Gemm, Kind, Operation, Width
+from mpsearch.cost.workload import Access, Gemm, Kind, Operation
 
 CARDS = sorted((Path(mpsearch.cost.__file__).parent / "cards").glob("*.yaml"))
 

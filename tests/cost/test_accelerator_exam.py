@@ -8,10 +8,11 @@ from itertools import pairwise
 import pytest
 from accelerator_runs import CARDS, at, bundled, conv
 
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.base import Accelerator
 from mpsearch.cost.accelerators.systolic import Systolic
 from mpsearch.cost.device import run
-from mpsearch.cost.workload import Width, Workload
+from mpsearch.cost.workload import Workload
 from mpsearch.testing.accelerators import INTEGERS, AcceleratorExam, packed_in, zoo
 
 NAMES = [path.stem for path in CARDS]

@@ -13,8 +13,9 @@ from accelerator_runs import at, conv, cycles, device, linear
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.tiling import Matmul, Room, best_tiling
-from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width
+from mpsearch.cost.workload import Access, Kind, Operation
 
 MODERATE = settings(max_examples=40, deadline=None)
 BATCH = 16

@@ -7,7 +7,8 @@ from accelerator_runs import at, conv, cycles, device, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width
+from mpsearch.core.width import FLOAT32, Width
+from mpsearch.cost.workload import Access, Kind, Operation
 
 MODERATE = settings(max_examples=50, deadline=None)
 BITS = st.integers(1, 16)

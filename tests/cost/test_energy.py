@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from accelerator_runs import at, bundled, conv, device, linear
 
-from mpsearch.cost.workload import Access, Kind, Operation, Width
+from mpsearch.core.width import Width
+from mpsearch.cost.workload import Access, Kind, Operation
 from mpsearch.spec.card import Energy, Level
 
 HOROWITZ = {"mac_pj_per_bit2": 3.1e-3, "acc_pj_per_bit": 3.2e-3}

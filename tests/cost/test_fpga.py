@@ -7,7 +7,8 @@ from accelerator_runs import at, device, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpsearch.cost.workload import FLOAT32, Kind, Width
+from mpsearch.core.width import FLOAT32, Width
+from mpsearch.cost.workload import Kind
 
 MODERATE = settings(max_examples=60, deadline=None)
 BITS = st.integers(1, 16)

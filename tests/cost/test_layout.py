@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpsearch.core.assignment import Assignment
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.cost.layout import code_bits, device_memory, device_peak, stored_bits
@@ -20,6 +21,7 @@ from mpsearch.cost.workload import Held
 from mpsearch.graph.grids import packed_size
 from mpsearch.quant.binary import BinaryGrid
 from mpsearch.quant.grid import Grid
+from mpsearch.quant.packing import pack_codes, unpack_codes
 from mpsearch.spec import registry
 from mpsearch.spec.card import InPlace, Layout
 
@@ -76,14 +78,68 @@ def test_values_and_vectors_are_not_padded_to_tiles() -> None:
     assert code_bits(layout, bias, None) == 320
 
 
-def test_what_is_beyond_whole_bits_has_no_gaps() -> None:
+def test_scales_and_shared_codes_lie_beside() -> None:
     """30 codes of 5 bits, and scales of 8 bits for every 10 that are worked out as the model runs."""
-    held, packed = Held("x", 30, 3, site="x", is_parameter=True), Packed(176, 174, 0)
+    held = Held("x", 30, 3, site="x", is_parameter=True)
+    packed = Packed(176, 174, 0, (Codes(30, 5), Codes(3, 8)))
     packs = ("bit", "row", "word", "container", "tile")
     found = {pack: code_bits(Layout(weight_pack=pack, tile=(2, 4)), held, packed) for pack in packs}
-    assert found == {"bit": 176, "row": 3 * 64, "word": 32 * 5 + 24, "container": 30 * 8 + 24, "tile": 4 * 12 * 5 + 24}
-    shared = Packed(16, 15, 0)
-    assert code_bits(Layout(weight_pack="container"), held, shared) == 24  # codes of two: half a bit each, by rows
+    assert found == {"bit": 176, "row": 3 * 64, "word": 32 * 6, "container": 30 * 8 + 24, "tile": 4 * 12 * 5 + 24}
+    shared = Packed(48, 45, 0, (Codes(15, 3),))  # a code for two elements each
+    found = {pack: code_bits(Layout(weight_pack=pack, tile=(2, 4)), held, shared) for pack in packs}
+    assert found == {"bit": 48, "row": 3 * 16, "word": 64, "container": 15 * 4 + 4, "tile": 3 * 16}
+    digits = Packed(48, 45, 0, (Codes(45, 1, is_stream=True),))
+    found = {pack: code_bits(Layout(weight_pack=pack, storage_bits=(8,)), held, digits) for pack in packs}
+    assert found == {"bit": 48, "row": 3 * 16, "word": 64, "container": 48, "tile": 3 * 16}
+
+
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.FEATURE])
+@pytest.mark.parametrize("text", ["mx4", "mx6:e3m2", "mx8", "nvfp4", "fp6", "int5", "planes3", "rowscale1", "pq2"])
+@pytest.mark.parametrize("shape", [(3, 7), (5, 40), (4, 6, 11)])
+def test_each_layout_is_what_its_codes_take_when_laid_out(text: str, role: Role, shape: tuple[int, ...]) -> None:
+    """Codes are taken out of the packed tensor and packed again, row by row, word by word and so on."""
+    if (text == "rowscale1") == role.is_parameter and text in ("rowscale1", "pq2"):
+        pytest.skip("not of this role")
+    axis = 0 if role.is_parameter else len(shape) - 1
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    fmt, n = Format.parse(text), math.prod(shape)
+    made = registry.load("quantizers", fmt.scheme)().fit(x, fmt, role, axis)
+    rows = shape[0] if role.is_parameter else n // shape[-1]
+    held, stored, packed = (
+        Held("x", n, rows, site="x", is_parameter=role.is_parameter),
+        made.pack(x),
+        packed_size(made, shape),
+    )
+    arrays = [unpack_codes(stored["codes"], packed.arrays[0].bits, packed.arrays[0].count)]
+    arrays += [stored["scales"]] if role is Role.FEATURE and "scales" in stored else []
+    arrays += [stored["value"].view(torch.int32)] if "value" in stored else []
+    for pack in ("bit", "row", "word", "container", "tile"):
+        layout = Layout(weight_pack=pack, word_bits=32, storage_bits=CONTAINERS, tile=(4, 8))
+        laid = sum(_laid_out(a, c, layout, held) for a, c in zip(arrays, packed.arrays, strict=True))
+        assert code_bits(layout, held, packed) == 8 * laid, pack
+
+
+def _laid_out(numbers: torch.Tensor, codes: Codes, layout: Layout, held: Held) -> int:
+    """Bytes of `numbers`."""
+    bits, rows = codes.bits, held.rows
+    match layout.weight_pack:
+        case "bit":
+            return _bytes(numbers, bits)
+        case "word":
+            return sum(4 for _ in torch.split(numbers, 32 // bits))
+        case "container" if not codes.is_stream:
+            return _bytes(numbers, next((c for c in CONTAINERS if c >= bits), 32))
+        case "tile" if held.is_parameter and codes.count == held.elements:
+            matrix = numbers.reshape(rows, -1)
+            padded = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % 8, 0, -rows % 4))
+            return _bytes(padded, bits)
+        case "container":
+            return _bytes(numbers, bits)
+    return sum(_bytes(row, bits) for row in numbers.reshape(rows, -1))
+
+
+def _bytes(numbers: torch.Tensor, bits: int) -> int:
+    return 4 * numbers.numel() if bits == 32 else len(pack_codes(numbers, bits))
 
 
 def test_nothing_takes_nothing() -> None:

@@ -14,6 +14,7 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.space import Choice, Space
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost import machine
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.accelerators.lut_table import LutTable
@@ -21,7 +22,7 @@ from mpsearch.cost.conversions import asked, dequantized, inputs, quantized
 from mpsearch.cost.device import latency
 from mpsearch.cost.machine import Machine, this_machine
 from mpsearch.cost.sums import Sum
-from mpsearch.cost.workload import FLOAT32, Access, Gemm, Held, Kind, Operation, Width, Workload
+from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Workload
 from mpsearch.testing.accelerators import AcceleratorExam, packed_in, zoo
 
 INT8, INT4, INT2 = (Format("int", bits) for bits in (8, 4, 2))

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsearch.core.errors import BadInput
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.load import load_accelerator
-from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width
+from mpsearch.cost.workload import Access, Kind, Operation
 
 MODERATE = settings(max_examples=60, deadline=None)
 PRESETS = ["cortex-m7-stm32f746", "cortex-m7-stm32h743"]
@@ -66,7 +67,7 @@ def test_the_clock_is_what_differs() -> None:
         (Width(5), Width(8), Width(8), Width(8)),
         (Width(4), Width(16), FLOAT32, FLOAT32),
         (Width(4), FLOAT32, FLOAT32, FLOAT32),
-        (Width(16, is_float=True), Width(8), FLOAT32, FLOAT32),
+        (Width(16, "fp"), Width(8), FLOAT32, FLOAT32),
     ],
 )
 def test_widths_run_in_the_next_container_or_in_float(weight, value, weight_runs, value_runs) -> None:

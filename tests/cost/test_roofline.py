@@ -9,14 +9,20 @@ from accelerator_runs import CARDS, at, bundled, conv, linear
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpsearch.core.format import Format
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.precision import holds
 from mpsearch.cost.accelerators.roofline import Roofline
 from mpsearch.cost.accelerators.roofline_card import RooflineCard
-from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width
+from mpsearch.cost.width import width as width_of
+from mpsearch.cost.workload import Access, Kind, Operation
 
 INT = {bits: Width(bits) for bits in range(1, 17)}
-FP8, FP16, BF16 = Width(8, True), Width(16, True), Width(16, True, is_brain=True)
+FP8, FP16, BF16 = Width(8, "fp"), Width(16, "fp"), Width(16, "bf")
 WIDTHS = (*INT.values(), FP8, FP16, BF16, FLOAT32)
+NAMES = "mx4 mx6 mx8 mx8:int nvfp4 fp4 fp6 esb4 esb4:k2 esb7:k3 pow3 pow4 planes2 multibit2 pq2 sparse8"
+CODES = {text: width_of(Format.parse(text)) for text in NAMES.split()}
+"""What has a kernel on few devices or none."""
 ROOFLINES = [path.stem for path in CARDS if bundled(path.stem).kind == "roofline"]
 
 
@@ -38,10 +44,11 @@ def roofline(**blocks) -> Roofline:
 
 
 def test_what_holds_what() -> None:
-    for wide, asked in product(WIDTHS, WIDTHS):
+    every = (*WIDTHS, *CODES.values())
+    for wide, asked in product(every, every):
         assert holds(wide, wide)
         if holds(wide, asked):
-            assert all(holds(wider, asked) for wider in WIDTHS if holds(wider, wide))
+            assert all(holds(wider, asked) for wider in every if holds(wider, wide))
     assert holds(BF16, INT[8])
     assert holds(FP16, INT[11])
     assert not holds(BF16, INT[9])
@@ -56,7 +63,8 @@ def test_what_holds_what() -> None:
 @pytest.mark.parametrize("name", ROOFLINES)
 def test_promotion_is_idempotent_holds_both_and_is_the_fastest_that_does(name: str) -> None:
     device = bundled(name)
-    for kind, weight, value in product(Kind, WIDTHS, WIDTHS):
+    some = (*WIDTHS[3::5], *CODES.values())
+    for kind, weight, value in (*product(Kind, WIDTHS, WIDTHS), *product((Kind.LINEAR, Kind.SPMM), some, some)):
         w, a = device.promote(kind, weight, value)
         assert device.promote(kind, w, a) == (w, a)
         assert holds(w, weight)
@@ -66,8 +74,10 @@ def test_promotion_is_idempotent_holds_both_and_is_the_fastest_that_does(name: s
             for row in device.roof.precision.legal
             if (row.kinds is None or kind in row.kinds) and holds(row.weight, weight) and holds(row.value, value)
         ]
-        chosen = device.legal(kind, weight, value)
-        assert chosen.peak_mac_per_s == max(able)
+        if weight.is_binary and value.is_binary:
+            continue  # which may run bit by bit
+        chosen = device.ways(kind, weight, value)
+        assert chosen.mac_per_s == max(able)
         assert chosen.widths == (w, a)
 
 
@@ -84,6 +94,22 @@ def test_promotion_is_idempotent_holds_both_and_is_the_fastest_that_does(name: s
         ("nvidia-h200", Kind.LINEAR, (INT[4], FP8), (FP8, FP8)),
         ("nvidia-a100-sxm", Kind.LINEAR, (INT[1], INT[1]), (INT[1], INT[1])),
         ("nvidia-a100-sxm", Kind.CONV, (INT[1], INT[1]), (INT[4], INT[4])),
+        ("nvidia-h100-sxm", Kind.LINEAR, (CODES["fp6"], CODES["fp4"]), (FP8, FP8)),
+        ("nvidia-h100-sxm", Kind.LINEAR, (CODES["mx4"], CODES["mx8"]), (BF16, BF16)),
+        ("nvidia-h100-sxm", Kind.LINEAR, (CODES["nvfp4"], CODES["nvfp4"]), (FP16, FP16)),
+        ("nvidia-t4", Kind.LINEAR, (CODES["mx4"], CODES["mx4"]), (FLOAT32, FLOAT32)),
+        ("nvidia-t4", Kind.LINEAR, (CODES["pq2"], INT[8]), (FP16, FP16)),
+        ("nvidia-t4", Kind.LINEAR, (CODES["multibit2"], INT[8]), (FLOAT32, FLOAT32)),
+        ("nvidia-t4", Kind.CONV, (CODES["esb4"], CODES["pow4"]), (INT[8], INT[8])),
+        ("nvidia-t4", Kind.CONV, (CODES["esb4:k2"], INT[4]), (INT[4], INT[4])),
+        ("nvidia-t4", Kind.CONV, (CODES["planes2"], CODES["sparse8"]), (INT[8], INT[8])),
+        ("nvidia-a100-sxm", Kind.LINEAR, (CODES["planes2"], CODES["planes2"]), (CODES["planes2"], CODES["planes2"])),
+        ("nvidia-a100-sxm", Kind.CONV, (CODES["planes2"], CODES["planes2"]), (INT[4], INT[4])),
+        ("nvidia-b200", Kind.LINEAR, (CODES["mx4"], CODES["mx6"]), (Width(6, "mx"), Width(6, "mx"))),
+        ("nvidia-b200", Kind.LINEAR, (CODES["nvfp4"], CODES["nvfp4"]), (Width(4, "nvfp"), Width(4, "nvfp"))),
+        ("nvidia-b200", Kind.LINEAR, (CODES["nvfp4"], INT[8]), (FP16, FP16)),
+        ("nvidia-b200", Kind.LINEAR, (CODES["mx8:int"], CODES["mx8"]), (BF16, BF16)),
+        ("nvidia-b200", Kind.LINEAR, (CODES["esb4"], CODES["fp4"]), (FP8, FP8)),
         ("cpu-generic", Kind.CONV, (INT[2], INT[5]), (INT[8], INT[8])),
         ("cpu-generic", Kind.CONV, (INT[8], BF16), (BF16, BF16)),
         ("cpu-generic", Kind.SPMM, (INT[8], INT[8]), (FLOAT32, FLOAT32)),

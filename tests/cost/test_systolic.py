@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpsearch.core.errors import BadInput
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.accelerators.systolic import mapping_efficiency
-from mpsearch.cost.workload import FLOAT32, Gemm, Kind, Width
+from mpsearch.cost.workload import Gemm, Kind
 
 LAYERS = {"a": (36, 36, 20), "b": (196, 40, 24), "c": (1, 70, 33), "d": (36, 27, 16)}
 """(positions, length of the sum, output channels)."""

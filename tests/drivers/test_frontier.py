@@ -16,6 +16,7 @@ from mpsearch.core.space import Choice, Space
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.drivers.base import SearchOver, Session
 from mpsearch.drivers.frontier import Frontier
+from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.optuna import Optuna
 from mpsearch.problem.base import Problem
 
@@ -211,3 +212,61 @@ def test_too_few_losses_for_a_model_are_said(caplog):
 def test_impossible_options(options, message):
     with pytest.raises(BadInput, match=message):
         Frontier(**options)
+
+
+class Kinds(Layers):
+    """The same layers, each in formats of four kinds: alike in bytes, the first of least noise at even layers."""
+
+    def __init__(self, layers, probed):
+        super().__init__(layers)
+        self.kinds, self.probed = ("int", "esb", "sub", "planes"), probed
+        options = tuple(Format(kind, b) for kind in self.kinds for b in BITS)
+        self.space = Space(tuple(Choice(c.name, c.sites, options) for c in self.space.choices))
+
+    def noise(self, layer, fmt):
+        """Squared error, over the squares."""
+        return 4.0**-fmt.bits * (1 + (self.kinds.index(fmt.scheme) + 2 * (layer % 2)) % 4)
+
+    def cost(self, name):
+        if name != "memory_bytes":
+            return None
+        sizes = [[int(n * fmt.bits) for fmt in self.space.choices[0].options] for n in self.sizes]
+        return Cost((Terms.of(sizes),), per=8, whole=True)
+
+    def probe(self):
+        if not self.probed:
+            return super().probe()
+        return self
+
+    def relative_errors(self):
+        return {c.name: np.array([self.noise(i, fmt) for fmt in c.options]) for i, c in enumerate(self.space.choices)}
+
+    def evaluate(self, assignments, split="validation"):
+        for a in assignments:
+            formats = [a.at(f"w{i}") for i in range(len(self.sizes))]
+            noise = [0.0 if fmt.is_float32 else self.noise(i, fmt) for i, fmt in enumerate(formats)]
+            yield Evaluation(a, {"loss": 0.1 + 16 * float(self.matters @ noise), **self.costs(a)})
+
+
+def on_menu(session):
+    """Of what was asked, in order: whether nothing else is as small and of less noise at any layer."""
+    menu = Menu.of(session.space, Kinds(len(session.space.choices), probed=True), GOALS)
+    rows = np.array([session.space.encode(a) for a in session.asked], dtype=np.int16)
+    return (menu.moved(rows) == rows).all(axis=1).tolist()
+
+
+def test_formats_that_others_beat_are_not_asked_and_the_front_is_the_better_for_it():
+    session = Plain(Kinds(12, probed=True), GOALS, 60).run(Frontier())
+    assert all(on_menu(session))
+    blind = Plain(Kinds(12, probed=False), GOALS, 60).run(Frontier())
+    assert not all(on_menu(blind))
+    assert session.hypervolume() > blind.hypervolume()
+
+
+def test_what_was_left_out_is_asked_when_nothing_else_is_left():
+    problem = Kinds(2, probed=True)
+    session = Plain(problem, GOALS, 40).run(Frontier())
+    assert len(session.known) == 40
+    first = on_menu(session)
+    assert first == sorted(first, reverse=True)
+    assert 0 < sum(first) <= len(BITS) ** 2

@@ -22,11 +22,12 @@ from mpsearch.drivers.candidates import (
     unseen,
 )
 from mpsearch.drivers.improvement import Belief, boxes, expected_improvement
+from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.surrogate import Coordinates, Surrogate
 
 FORMATS = tuple(map(Format.parse, ("int2", "int3", "int4", "int8", "int4:g32")))
 SPACE = Space(tuple(Choice(f"w{i}", (f"w{i}",), FORMATS) for i in range(6)))
-SIZES = [len(c.options) for c in SPACE.choices]
+MENU = Menu.whole(SPACE)
 
 
 def points(n, goals):
@@ -79,7 +80,7 @@ def measured(rows):
 
 def test_the_surrogate_learns_and_knows_how_well():
     rng = np.random.default_rng(0)
-    seen, new = anywhere(SIZES, 80, rng), anywhere(SIZES, 300, rng)
+    seen, new = anywhere(MENU.kept, 80, rng), anywhere(MENU.kept, 300, rng)
     surrogate = Surrogate(SPACE)
     surrogate.fit(seen, measured(seen), learn=True)
     mean, deviation = surrogate.predict(new)
@@ -92,7 +93,7 @@ def test_the_surrogate_learns_and_knows_how_well():
 
 
 def test_the_additive_part_ranks_what_matters():
-    rows = anywhere(SIZES, 200, np.random.default_rng(1))
+    rows = anywhere(MENU.kept, 200, np.random.default_rng(1))
     surrogate = Surrogate(SPACE)
     surrogate.fit(rows, measured(rows), learn=False)
     spreads = [np.ptp(effects) for effects in surrogate.additive()]
@@ -103,7 +104,7 @@ def test_the_additive_part_ranks_what_matters():
 @pytest.mark.parametrize("step", [0.0, 1.0])
 def test_equal_losses_can_be_learned(value, step):
     rng = np.random.default_rng(2)
-    rows, surrogate = anywhere(SIZES, 20, rng), Surrogate(SPACE)
+    rows, surrogate = anywhere(MENU.kept, 20, rng), Surrogate(SPACE)
     losses = value + step * np.spacing(value) * (rng.random(20) > 0.4)
     surrogate.fit(rows, losses, learn=True)
     assert np.isfinite(surrogate.predict(rows)).all()
@@ -111,7 +112,7 @@ def test_equal_losses_can_be_learned(value, step):
 
 def test_losses_of_any_size_are_compared():
     rng = np.random.default_rng(3)
-    rows, surrogate = np.repeat(anywhere(SIZES, 1, rng), 60, axis=0), Surrogate(SPACE)
+    rows, surrogate = np.repeat(anywhere(MENU.kept, 1, rng), 60, axis=0), Surrogate(SPACE)
     losses = 10 ** rng.uniform(0, 300, 60)  # perplexities of what does not work at all
     surrogate.fit(rows, losses, learn=True)
     mean, deviation = surrogate.predict(rows)
@@ -122,24 +123,24 @@ def test_losses_of_any_size_are_compared():
 
 def test_too_few_losses_are_refused():
     with pytest.raises(ValueError, match="at least 4 losses, got 2"):
-        Surrogate(SPACE).fit(anywhere(SIZES, 2, np.random.default_rng(0)), np.ones(2), learn=True)
+        Surrogate(SPACE).fit(anywhere(MENU.kept, 2, np.random.default_rng(0)), np.ones(2), learn=True)
 
 
 def test_neighbours_differ_in_one_choice_at_most():
-    rows = anywhere(SIZES, 3, np.random.default_rng(0))
-    every = neighbours(rows, SIZES, 10_000, np.random.default_rng(0))
-    assert len(every) == 3 * sum(SIZES)
+    rows = anywhere(MENU.kept, 3, np.random.default_rng(0))
+    every = neighbours(rows, MENU.kept, 10_000, np.random.default_rng(0))
+    assert len(every) == 3 * sum(map(len, MENU.kept))
     assert ((every[:, None] != rows).sum(axis=2).min(axis=1) <= 1).all()
-    assert len(neighbours(rows, SIZES, 7, np.random.default_rng(0))) == 7
+    assert len(neighbours(rows, MENU.kept, 7, np.random.default_rng(0))) == 7
 
 
 def test_one_at_a_time():
     base = (0, 3, 2, 0, 0, 0)
-    rows = one_at_a_time(SPACE, base, 100)
+    rows = one_at_a_time(MENU, base, 100)
     changed = [np.flatnonzero(row != base).tolist() for row in rows]
     assert changed == [[i] for i in range(6)]
     assert [int(row[i]) for i, row in enumerate(rows)] == [3, 0, 3, 3, 3, 3]
-    assert [np.flatnonzero(row != base).tolist() for row in one_at_a_time(SPACE, base, 2)] == [[0, 1, 2], [3, 4, 5]]
+    assert [np.flatnonzero(row != base).tolist() for row in one_at_a_time(MENU, base, 2)] == [[0, 1, 2], [3, 4, 5]]
 
 
 @settings(max_examples=30)
@@ -153,16 +154,20 @@ def test_what_is_left_to_compute(known, row):
     assert prefixes.left(np.array([row], dtype=np.int16)).tolist() == [work[shared]]
 
 
+def every(rows):
+    return [np.arange(len(row), dtype=np.int16) for row in rows]
+
+
 def test_a_predicted_front_is_exact_for_few_choices_and_a_hull_for_many():
     rng = np.random.default_rng(0)
     for choices in (4, 30):
         score = [np.sort(rng.random(3))[::-1] for _ in range(choices)]
         cost = Cost((Terms.of([[2 * n, 3 * n, 4 * n] for n in rng.integers(1, 99, choices)]),))
-        rows = predicted_front(score, [cost], 1000)
+        rows = predicted_front(score, [cost], every(score), 1000)
         values = np.array([sum(s[k] for s, k in zip(score, row, strict=True)) for row in rows])
         assert (np.diff(cost(rows)) > 0).all()
         assert (np.diff(values) < 0).all()
-    assert predicted_front(score, [], 10).tolist() == [[2] * 30]
+    assert predicted_front(score, [], every(score), 10).tolist() == [[2] * 30]
 
 
 def test_unseen_rows_come_once():
@@ -201,9 +206,9 @@ def test_a_predicted_front_against_several_costs(choices):
     score = [np.sort(rng.random(3))[::-1] for _ in range(choices)]
     size = Cost((Terms.of([[2 * n, 3 * n, 4 * n] for n in rng.integers(1, 99, choices)]),))
     time = kernels(1, choices)
-    rows = predicted_front(score, [size, time, Cost(size.rows + time.rows)], 100)
+    rows = predicted_front(score, [size, time, Cost(size.rows + time.rows)], every(score), 100)
     points = np.column_stack([size(rows), time(rows), sum(s[rows[:, i]] for i, s in enumerate(score))])
     assert non_dominated(points).sum() >= len(np.unique(points, axis=0)) - 1
-    alone = [set(map(bytes, predicted_front(score, [cost], 100))) for cost in (size, time)]
+    alone = [set(map(bytes, predicted_front(score, [cost], every(score), 100))) for cost in (size, time)]
     assert all(found <= set(map(bytes, rows)) for found in alone)
     assert len(set(map(bytes, rows)) - set.union(*alone)) > 20

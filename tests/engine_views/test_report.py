@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from mpsearch.engine import report
+from mpsearch.engine.costs import Costs
+from mpsearch.engine.formats import shares, uses
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.views import View
 
@@ -27,6 +29,30 @@ def test_every_section_of_a_finished_run(make_result: Make, tmp_path: Path) -> N
     assert "--seed 0" in text
     assert "`best:accuracy`" in text
     assert text.count("→") >= len(result.front.members) - 1
+
+
+def test_formats_of_the_front_by_role_with_shares_of_elements_and_bytes(make_result: Make, tmp_path: Path) -> None:
+    result = make_result(tmp_path / "run")
+    whole = uses(View.of(result))
+    for role, suffix in (("weight", ".weight"), ("activation", ":in")):
+        mine = [use for use in whole if use.role == role]
+        assert sum(use.elements for use in mine) == pytest.approx(1)
+        assert all(use.bytes is None for use in mine), "no costs.json"
+        for use in mine:
+            at = [{s: str(f) for s, f in e.assignment.items() if s.endswith(suffix)} for e in result.front.members]
+            assert use.members == sum(use.format in texts.values() for texts in at)
+    weights = [site.name for site in View.of(result).sites.facts if site.is_parameter]
+    sizes = {e.key: {name: e.assignment.at(name).bits for name in weights} for e in result.front.members}
+    (result.folder / "costs.json").write_text(Costs(shares={"memory_bytes": sizes}).text())
+    stored = {use.format: use.bytes for use in uses(View.of(result)) if use.role == "weight"}
+    first = result.front.members[0].assignment
+    assert sum(share or 0 for share in stored.values()) == pytest.approx(1)
+    assert set(stored) >= {str(first.at(name)) for name in weights}
+    text = report.markdown(View.of(result))
+    assert "## Formats on the front" in text
+    line = next(line for line in text.splitlines() if line.startswith(f"| weight | `{whole[0].format}` |"))
+    assert line.endswith(f"{whole[0].elements:.1%} | {stored[whole[0].format]:.1%} |")
+    assert shares(whole)[0].startswith(f"weight: {whole[0].format} {whole[0].elements:.0%}")
 
 
 def test_infeasible_run_shows_the_nearest(make_result: Make, tmp_path: Path) -> None:

@@ -21,12 +21,14 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.cost.graph_memory import feature_bits
-from mpsearch.graph.rows import degree_bins, rows_in
+from mpsearch.graph.rows import bins_of, in_degrees, rows_in
+from mpsearch.quant.binary import BinaryGrid
+from mpsearch.quant.grain import Grain
 from mpsearch.spec.schema import BinsSpec
 
 X, EDGES = graph(40, 180)
 DEGREES = torch.bincount(EDGES[1], minlength=40)
-SPLIT = (Role.FEATURE, Role.MESSAGE, Role.AGGREGATE)
+SPLIT = (Role.FEATURE, Role.MESSAGE, Role.ATTENTION, Role.AGGREGATE)
 
 
 def of(layer: Callable[[], nn.Module]) -> Callable[[], nn.Module]:
@@ -85,6 +87,35 @@ def test_equal_bits_in_all_bins_with_shared_ranges_is_uniform(name: str, data: s
 
 
 @pytest.mark.parametrize("name", LAYERS)
+def test_32_bits_are_the_float_model(name: str) -> None:
+    """Not one bit differs: whole, and taken apart into bins and put together again."""
+    for found in (whole(name), binned(name, bins(edges=[4, 6]))):
+        assert same(found.run({site.name: "fp32" for site in found.program.sites}), found.replay[0])
+        torch.testing.assert_close(*found.replay, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("spec", [bins(edges=[4, 6], ranges="node"), bins(quantiles=3, ranges="node")], ids=str)
+def test_ranges_of_nodes_know_no_bins(name: str, spec: BinsSpec) -> None:
+    """But for attention of one head, which has no rows: a bin of it has one range."""
+    one, other = whole(name), binned(name, spec)
+    alone = [s.name for s in one.program.sites if not s.role.is_parameter and len(s.shape) > 1]
+    for text in ("rowrange1", "rowrange3"):
+        for batch in (0, 1):
+            texts = dict.fromkeys(alone, text)
+            assert same(one.run(texts, batch), other.run(spread(other, texts), batch))
+
+
+def test_ranges_of_nodes_are_stored_with_each_node() -> None:
+    """A row of eight numbers of 3 bits is three bytes, one of six as well; least value and scale are eight."""
+    found = binned("two GCN", bins(edges=[4, 6], ranges="node"), (Role.FEATURE,))
+    at = Assignment({s.name: Format.parse("rowrange3") for s in found.program.sites if s.bin})
+    assert found.memory.at(at)["feature_bytes"] - found.memory.at(Assignment())["feature_bytes"] == (
+        2 * 40 * (3 + 8) - 4 * 40 * (8 + 6)
+    )
+
+
+@pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("ranges", ["shared", "bin"])
 def test_every_bin_is_live(name: str, ranges: str) -> None:
     found = binned(name, bins(edges=[4, 6], ranges=ranges))
@@ -136,8 +167,8 @@ def test_widths_that_differ_against_the_formula(ranges: str) -> None:
 def test_rows_of_bins_are_found_once_per_batch() -> None:
     """They depend on no choice, also where batches differ in size: the interpreter computes such steps once."""
     steps = binned("two GCN", bins(edges=[4, 6])).program.steps
-    found = [step for step in steps if step.call in (degree_bins, rows_in)]
-    assert len(found) == 1 + 3 + 2 * 3, "features and aggregates share theirs; each layer has its own list of sources"
+    found = [step for step in steps if step.call in (bins_of, in_degrees, rows_in)]
+    assert len(found) == 1 + 1 + 3 + 2 * 3, "features and aggregates share theirs; a layer has its own sources"
     assert not any(step.upstream for step in found)
 
 
@@ -185,7 +216,6 @@ def test_bins_in_float_cost_what_the_whole_costs(name: str) -> None:
             r"no node of validation.*25 from degree 4, 0 from degree 90\); use edges: \[4\], or",
         ),
         (bins(edges=[90]), SPLIT, "use quantiles, or leave bins out"),
-        (bins(edges=[4]), (Role.ATTENTION,), "'conv:attention' is of role attention"),
         (bins(edges=[4]), (Role.WEIGHT,), "'conv.lin.weight' is of role weight"),
     ],
 )
@@ -216,3 +246,76 @@ def test_degrees_rise() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             bins(**fields)
+
+
+@pytest.mark.parametrize("ranges", ["shared", "bin"])
+def test_integers_of_several_widths_are_rematched_by_the_bin_of_the_source(ranges: str) -> None:
+    """out_i - b = sum over bins of s_a s_h sum(a c) + s_a z_h sum(a) + z_a s_h sum(c) + z_a z_h n, sums over the
+    edges into i whose source is in the bin, a and c the codes of attention and message: SGQuant's rematching."""
+    found = binned("GCN", bins(edges=[4, 6], ranges=ranges), (Role.MESSAGE, Role.ATTENTION))
+    conv: Any = found.model.conv
+    names = [site.name for site in found.program.sites]
+    widths = {"deg0-3": (8, 4), "deg4-5": (4, 3), "deg6+": (2, 2)}
+    texts = {f"conv:message@{label}": f"int{m}:max" for label, (m, _) in widths.items()}
+    texts |= {f"conv:attention@{label}": f"int{a}:max" for label, (_, a) in widths.items()}
+    (source, target), norm = gcn_norm(EDGES, num_nodes=40)
+    number = torch.bucketize(DEGREES, torch.tensor([4, 6]), right=True)[source]
+
+    def coded(name: str, value: Tensor) -> tuple[Tensor, float, float]:
+        grid: Any = found.grids.grid(names.index(name), Format.parse(texts[name]))
+        scale = float(grid.scale)
+        return grid.codes(value).long(), scale, -scale * float(grid.zero_point)
+
+    with torch.no_grad():
+        hidden, total = X @ conv.lin.weight.T, torch.zeros(40, 6, dtype=torch.float64)
+        for k, (label, (bits_h, bits_a)) in enumerate(widths.items()):
+            of_bin = number == k
+            into, edges = target[of_bin], int(of_bin.sum())
+            c, s_h, z_h = coded(f"conv:message@{label}", hidden[source[of_bin]])
+            a, s_a, z_a = coded(f"conv:attention@{label}", norm[of_bin])
+            a = a[:, None]
+
+            def summed(codes: Tensor, into: Tensor = into) -> Tensor:
+                return torch.zeros(40, codes.shape[1], dtype=torch.int64).index_add_(0, into, codes)
+
+            most = int(torch.bincount(into).max())
+            assert summed(a * c).max() < 2 ** (bits_a + bits_h + (most - 1).bit_length())
+            ones = torch.ones(edges, 1, dtype=torch.int64)
+            total += (
+                s_a * s_h * summed(a * c) + s_a * z_h * summed(a) + z_a * s_h * summed(c) + z_a * z_h * summed(ones)
+            )
+    torch.testing.assert_close(found.run(texts)[0], total.float() + conv.bias, rtol=1e-5, atol=1e-5)
+
+
+class Nothing(BinaryGrid):
+    """Takes every value to zero."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.zeros(()), torch.zeros(()), Grain())
+
+
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "two GCN"])
+@pytest.mark.parametrize("part", ["feature", "message", "attention", "aggregate"])
+def test_a_part_that_is_nothing_leaves_what_does_not_pass_it(
+    name: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No number goes around a site: without features a layer is its bias, without messages what nodes do alone."""
+    found = whole(name)
+    if f"conv:{part}" not in found.sites:
+        assert part == "attention"
+        assert name in ("SAGE", "GIN", "own layer")
+        return
+    conv: Any = found.model.conv
+    alone: dict[str, Callable[[Tensor], Tensor]] = {
+        "GCN": lambda x: conv.bias.expand(40, -1),
+        "GAT": lambda x: conv.bias.expand(40, -1),
+        "AGNN": torch.zeros_like,
+        "SAGE": lambda x: conv.lin_l.bias + conv.lin_r(x),
+        "GIN": lambda x: conv.nn((1 + conv.eps) * x),
+        "Transformer": lambda x: conv.lin_skip(x),
+        "own layer": torch.zeros_like,
+    }
+    monkeypatch.setattr(found.grids, "grid", lambda site, fmt: Nothing())
+    with torch.no_grad():
+        expected = conv(0 * X, EDGES) if part == "feature" else alone[name](X)
+        torch.testing.assert_close(found.run({f"conv:{part}": "int1"})[0], expected, rtol=1e-5, atol=1e-6)

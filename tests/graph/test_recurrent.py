@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ class Recurrent(nn.Module):
         return self.head(self.rnn(x)[0][:, -1])
 
 
+@cache
 def built(kind: Any, **options: Any) -> Rig:
     """Its matrices have a choice, its states none."""
     model, batches = Recurrent(kind, **options), ((randn(3, 6, 4),), (randn(2, 6, 4, seed=1),))

@@ -313,6 +313,36 @@ def test_narrower_states_take_fewer_bit_operations() -> None:
     assert bops.measure(Assignment.parse(text)) == of_input * 32 * 32 + of_hidden * 4 * 8
 
 
+@cache
+def reader() -> Rig:
+    """24 inputs, 32 cells, 32 steps, as torch initializes them."""
+    torch.manual_seed(0)
+    return rig(nn.LSTM(24, 32, batch_first=True), (randn(8, 32, 24),), calibration=[(randn(16, 32, 24, seed=1),)])
+
+
+@pytest.mark.parametrize(
+    ("weights", "values", "cell", "expected"),
+    [
+        ("int8:gate", "int8", "int16:sym", 0.013),
+        ("int4:gate", "int8", "int16:sym", 0.069),
+        ("int2:gate", "int8", "int16:sym", 0.49),
+        ("int8:gate", "int4", "int16:sym", 0.23),
+        ("int8:gate", "int8", "int8:sym", 0.017),
+    ],
+)
+def test_error_of_an_integer_lstm(weights: str, values: str, cell: str, expected: float) -> None:
+    """Root mean square of the error of the hidden states over theirs, within a factor of 2 of a separate simulation.
+
+    Widths as in Li and Alvarez, "On the quantization of recurrent neural networks", 2021 (arXiv 2101.05453).
+    """
+    found = reader()
+    texts = {"weight_ih_l0": weights, "weight_hh_l0": weights, "in": values, "hidden_l0": values, "cell_l0": cell}
+    truth, ours = found.run({})[0], found.run({name: texts[name] for name in found.sites if name in texts})[0]
+    assert set(texts) >= set(found.sites)
+    error = float((ours - truth).square().mean().sqrt() / truth.square().mean().sqrt())
+    assert expected / 2 < error < expected * 2
+
+
 def test_a_gate_is_only_of_a_recurrent_matrix() -> None:
     found = rig(layer("lstm"), inputs("lstm"))
     for name in ("rnn:in", "rnn:cell_l0"):

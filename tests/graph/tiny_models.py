@@ -214,6 +214,20 @@ class Smooth(pyg.MessagePassing):
         return torch.tanh(x_j - x_i)
 
 
+class Weighted(pyg.MessagePassing):
+    """A layer of a user's own that takes edge weights."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(aggr="sum")
+        self.lin = nn.Linear(inputs, outputs)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        return self.propagate(edge_index, x=self.lin(x), edge_weight=edge_weight)
+
+    def message(self, x_j: Tensor, edge_weight: Tensor | None) -> Tensor:
+        return x_j if edge_weight is None else x_j * edge_weight.view(-1, 1)
+
+
 class OneConv(nn.Module):
     """A single layer under the name `conv`."""
 

@@ -9,16 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from parts import make_problem, make_spec
+from parts import Given, make_problem, make_spec
 from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
+from mpsearch.core.site import Bin, Role, Site
 from mpsearch.engine.run import _start_assignments
+from mpsearch.graph.export import Example, export
+from mpsearch.problem.inputs import Inputs
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
+from mpsearch.problem.rules import build_space, of_nodes
+from mpsearch.quant.integer import Integer
 
 GENERATOR = torch.Generator().manual_seed(0)
 X = torch.randn(40, 8, generator=GENERATOR)
@@ -99,7 +104,7 @@ GOALS = [
 @cache
 def rich() -> ModelProblem:
     return problem(
-        rule(["feature", "message"], ["int1", "int4", "fp32"]),
+        rule(["feature", "message", "attention"], ["int1", "int4", "fp32"]),
         rule(["weight", "aggregate"], ["int2", "int8"], None),
         goals=GOALS,
     )
@@ -109,6 +114,7 @@ def test_tables_equal_measures() -> None:
     found, rng = rich(), np.random.default_rng(0)
     tables = {name: found.cost(name) for name in found.costs(Assignment())}
     assert {"bops", "feature_bytes", "latency_s@nvidia-t4", "activation_peak_bytes"} <= set(tables)
+    assert "notes_bytes" not in tables, "of layers with a softmax over edges alone"
     for _ in range(20):
         assignment = found.space.sample(rng)
         costs = found.costs(assignment)
@@ -138,7 +144,7 @@ def test_products_are_counted_at_the_bits_of_each_bin() -> None:
         nodes, edges = at(DEGREES, low, high), at(DEGREES[sources], low, high)
         expected += nodes * 8 * 6 * bits * 32  # conv1.lin_r, float weights
         expected += nodes * 6 * 4 * bits * 32  # conv2.lin
-        expected += edges * 4 * bits * 32  # messages of conv2 times the float normalisation
+        expected += edges * 4 * bits * bits  # messages of conv2 times the normalisation, which is of the same bin
     expected += 40 * 8 * 6 * 32 * 32  # conv1.lin_l of the float aggregate
     assert found.costs(Assignment(chosen))["bops"] == expected
 
@@ -146,7 +152,7 @@ def test_products_are_counted_at_the_bits_of_each_bin() -> None:
 def test_passes_over_bins_have_all_that_the_whole_has() -> None:
     binned = rich().cost_model.workload
     whole = problem(
-        rule(["feature", "message"], ["int1", "int4", "fp32"], None),
+        rule(["feature", "message", "attention"], ["int1", "int4", "fp32"], None),
         rule(["weight", "aggregate"], ["int2", "int8"], None),
     ).cost_model.workload
     assert binned is not None
@@ -176,3 +182,50 @@ def test_a_bin_without_nodes_in_calibration_is_refused() -> None:
     data = DATA | {"calibration": [Batch((X, few), None, 40)]}
     with pytest.raises(BadInput, match=r"no node of calibration \(40 from degree 0, 0 from degree 4, .*use quantiles"):
         make_problem(model(), data, make_spec(sites=[rule("feature", ["int2"])]))
+
+
+def test_degrees_of_the_whole_graph_decide_where_a_batch_gives_them() -> None:
+    """As in a batch of sampled neighbours; batches differ in size."""
+    degrees = torch.arange(40) % 9
+    batches = [Batch((X, EDGES), None, 40, degrees=degrees)]
+    batches.append(Batch((X[:30], EDGES[:, (EDGES < 30).all(0)]), None, 30, degrees=degrees[:30]))
+    data = {"calibration": batches, "validation": batches[::-1], "test": batches}
+    found = make_problem(model(), data, make_spec(sites=[rule("feature", ["int2"])]))
+    counts = {s.bin.label: s.shape[0] for s in found.sites if s.bin is not None and s.whole == "conv1:feature"}
+    given = degrees[:30]
+    assert counts == {
+        name: int(((given >= a) & (given < b)).sum()) for name, (a, b) in zip(LABELS, RANGES, strict=True)
+    }
+    quantized = X.clone()
+    grid = Integer().fit(torch.cat([X, X[:30]]), Format.parse("int2"), Role.FEATURE, -1)
+    quantized[degrees >= 6] = grid.round_trip(quantized[degrees >= 6])
+    next(iter(found.evaluate([Assignment({"conv1:feature@deg6+": Format.parse("int2")})], "test")))
+    assert isinstance(found.objective, Given)
+    with torch.no_grad():
+        torch.testing.assert_close(found.objective.outputs[-1][0], model()(quantized, EDGES), rtol=1e-5, atol=1e-5)
+
+
+def test_degrees_that_cannot_be_are_refused() -> None:
+    inputs = Inputs(export(model(), [Example((X, EDGES))]), Example((X, EDGES)))
+    inputs.take_degrees()
+    assert inputs.of(Example((X, EDGES), degrees=DEGREES))[0][-1] is DEGREES
+    for degrees, words in (
+        (None, "it has no degrees, and others have"),
+        (torch.arange(39), r"torch.int64 of shape \(39,\); give the in-degree of each of the 40 nodes"),
+        (torch.ones(40), "torch.float32 of shape"),
+        (torch.arange(40) - 1, "whole numbers of at least 0"),
+    ):
+        with pytest.raises(BadInput, match=words):
+            inputs.of(Example((X, EDGES), degrees=degrees))
+
+
+def test_ranges_of_nodes_make_integers_formats_with_a_range_per_row() -> None:
+    spec = make_spec(sites=[rule("feature", ["int1", "int3", "mx4", "fp32"], EDGES_OF | {"ranges": "node"})])
+    space = build_space(spec, [Site("conv:feature@deg6+", Role.FEATURE, (9, 8), 1, Bin(6, None, shares=False))], ())
+    assert list(map(str, space.choices[0].options)) == ["rowrange1", "rowrange3", "mx4", "fp32"]
+
+
+@pytest.mark.parametrize("text", ["int4:max", "int1:sym"])
+def test_ranges_of_nodes_have_no_options(text: str) -> None:
+    with pytest.raises(BadInput, match=r"ranges: node .* has no options"):
+        of_nodes(Format.parse(text))

@@ -13,11 +13,11 @@ from parts import Data, Given, Mlp, Net, images, make_spec, randn, rows, splits
 from torch import Tensor, nn
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import BadInput
+from mpsearch.core.errors import BadInput, Diverged
 from mpsearch.core.format import Format
 from mpsearch.core.goal import Goal
+from mpsearch.problem.base import Step
 from mpsearch.problem.build import assemble
-from mpsearch.problem.finetune import Diverged, Progress
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Scores
 from mpsearch.spec.schema import Recipe
@@ -146,7 +146,7 @@ def test_distillation_alone_minds_the_float_model_and_no_label(mlp: ModelProblem
 
 
 def test_patience_ends_training_early(mlp: ModelProblem) -> None:
-    seen: list[Progress] = []
+    seen: list[Step] = []
     recipe = Recipe(epochs=50, learning_rate=5.0, patience=2, optimizer="sgd", steps="fitted")
     trained = mlp.finetune(assigned(mlp, "int8"), recipe, 0, watch=seen.append)
     assert len(trained.history) - 1 == trained.best + 2 < 51

@@ -5,15 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import make_spec
+from torch import nn
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Role, Site
 from mpsearch.core.space import Space
+from mpsearch.graph.export import Example, export
+from mpsearch.graph.measure import measure
+from mpsearch.graph.sites import discover
 from mpsearch.problem.rules import build_space
+from mpsearch.spec import registry
+from mpsearch.spec.load import load_spec
+from mpsearch.spec.menus import offered
+from mpsearch.zoo.rows import RowReader
 
 SITES = (
     Site("stem:in", Role.ACTIVATION, (2, 3, 6, 6), 1),
@@ -73,6 +82,30 @@ def test_options_that_mean_the_same_are_one() -> None:
 def test_one_rule_may_mean_different_things_to_different_roles() -> None:
     found = space(rule("stem*", "int4:affine"))
     assert [str(c.options[0]) for c in found.choices] == ["int4", "int4:affine"], "affine is the default of values"
+
+
+def test_a_scheme_stands_for_what_it_offers_a_role_and_all_for_every_scheme() -> None:
+    found = space(rule("stem.weight", "int8", "pq"), rule("*", "all"))
+    options = {choice.name: list(map(str, choice.options)) for choice in found.choices}
+    assert options["stem.weight"] == ["int8", "pq0.889:d9", "pq1:d8", "pq1.5", "pq2"]
+    assert options["head.weight"][:8] == [f"int{bits}" for bits in range(1, 9)]
+    assert {"pq2", "mx4", "nvfp4", "multibit2", "planes2", "sub4", "esb4", "fp8", "pow3"} <= set(options["head.weight"])
+    assert "rowscale1" in options["stem:in"]
+    assert not [text for text in options["stem:in"] if text.startswith(("pq", "multibit", "sub"))]
+    assert all(choice.options[k].bits <= 8 for choice in found.choices for k in range(len(choice.options)))
+
+
+def test_what_a_scheme_offers_exists_somewhere() -> None:
+    for scheme in registry.names("quantizers"):
+        mine = {fmt for role in Role for fmt in offered(scheme, role)}
+        texts = registry.load("quantizers", scheme).menu
+        assert {Format.parse(text).bits for text in texts} == {fmt.bits for fmt in mine}, scheme
+        assert len({str(fmt) for fmt in mine}) >= len(set(texts)), scheme
+
+
+def test_a_scheme_that_has_nothing_for_a_site_is_refused() -> None:
+    with pytest.raises(BadInput, match=r"sites\[0\]: pq: nothing is offered for 'stem:in' \(activation\); match"):
+        space(rule("stem*", "pq"))
 
 
 def test_default_ties_hold_until_they_are_switched_off() -> None:
@@ -174,3 +207,18 @@ def test_every_error_at_once() -> None:
 def test_canonical_formats_are_what_assignments_hold() -> None:
     found = space(rule("stem.weight", "int4:sym:channel"))
     assert found.decode([0])["stem.weight"] == Format.parse("int4")
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_one_space_of_components_for_recurrent_layers_with_and_without_cells(kind: Any) -> None:
+    lowered = export(RowReader(kind), [Example((images := torch.rand(3, 1, 8, 8),), {})])
+    measure(lowered, [images])
+    found = discover(lowered)
+    made = {
+        choice.name: set(map(str, choice.options)) for choice in build_space(load_spec("lstm"), found.sites, ()).choices
+    }
+    cells = {f"rnn:cell_l{i}": {"int8:sym", "int16:sym"} for i in (0, 1)}
+    assert {name: options for name, options in made.items() if ":cell" in name} == (cells if kind is nn.LSTM else {})
+    assert made["rnn:hidden_l1"] == {"int8", "int16"}
+    assert made["rnn.weight_hh_l1"] == {f"int{b}:gate" for b in (2, 3, 4, 6, 8)}
+    assert set(made) >= {s.name for s in found.sites}

@@ -11,12 +11,32 @@ from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from mpsearch.core.assignment import Assignment
+from mpsearch.core.errors import ObjectiveFailed
 from mpsearch.core.format import Format
+from mpsearch.core.site import Role
+from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
 
 GENERATOR = torch.Generator().manual_seed(0)
 DENSE = (torch.rand(30, 30, generator=GENERATOR) < 0.2).float().fill_diagonal_(0)
+VALUES = DENSE * torch.rand(30, 30, generator=GENERATOR)
 X = torch.randn(30, 8, generator=GENERATOR)
+
+
+class Own(pyg.MessagePassing):
+    """Sums neighbours, each times the weight of its edge."""
+
+    def __init__(self) -> None:
+        super().__init__(aggr="sum")
+        self.lin = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        return self.propagate(edge_index, x=self.lin(x), edge_weight=edge_weight)
+
+    def message(self, x_j: Tensor, edge_weight: Tensor | None) -> Tensor:
+        return x_j if edge_weight is None else x_j * edge_weight.view(-1, 1)
+
+
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "GCN": lambda: pyg.GCNConv(8, 4),
     "GAT": lambda: pyg.GATConv(8, 4),
@@ -24,6 +44,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "SAGE": lambda: pyg.SAGEConv(8, 4),
     "GIN": lambda: pyg.GINConv(nn.Linear(8, 4)),
     "Transformer": lambda: pyg.TransformerConv(8, 4),
+    "own layer": Own,
 }
 
 
@@ -36,25 +57,67 @@ class Net(nn.Module):
         return self.conv(x, adjacency)
 
 
-@pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo])
-def test_the_problem_gives_what_the_sparse_model_gives(name: str, layout: torch.layout) -> None:
+def problem(model: nn.Module, adjacency: Tensor, **rule: object) -> ModelProblem:
+    data = {split: [Batch((X, adjacency), None, 30)] for split in ("calibration", "validation", "test")}
+    return make_problem(model, data, make_spec(sites=[{"match": {"role": "feature"}, "formats": ["int1"], **rule}]))
+
+
+def output(found: ModelProblem, assignment: Assignment) -> Tensor:
+    objective = found.objective
+    assert isinstance(objective, Given)
+    next(iter(found.evaluate([assignment])))
+    first: Tensor = objective.outputs[-1][0]
+    return first
+
+
+ONES, WEIGHTED = DENSE.to_sparse_csr(), VALUES.to_sparse_coo()
+
+
+@pytest.mark.parametrize(
+    ("name", "adjacency"),
+    [("GCN", ONES), ("SAGE", ONES), *((name, WEIGHTED) for name in LAYERS)],
+    ids=["GCN, ones", "SAGE, ones", *LAYERS],
+)
+def test_the_problem_gives_what_the_sparse_model_gives(name: str, adjacency: Tensor) -> None:
     """In float; and split into bins, where every bin is alive."""
     torch.manual_seed(0)
     model = Net(LAYERS[name]()).eval()
-    adjacency = DENSE.to_sparse(layout=layout)
-    data = {split: [Batch((X, adjacency), None, 30)] for split in ("calibration", "validation", "test")}
-    bins = {"by": "degree", "edges": [5]}
-    spec = make_spec(sites=[{"match": {"role": "feature"}, "formats": ["int1", "fp32"], "bins": bins}])
-    found = make_problem(model, data, spec)
-    objective = found.objective
-    assert isinstance(objective, Given)
-    next(iter(found.evaluate([Assignment()])))
+    found = problem(model, adjacency, match={"role": ["feature", "message", "attention"]}, bins={"edges": [5]})
+    assert found.limits == ()
+    base = output(found, Assignment())
     with torch.no_grad():
-        torch.testing.assert_close(objective.outputs[-1][0], model(X, adjacency), rtol=1e-5, atol=1e-6)
-    base = objective.outputs[-1][0]
-    sites = [site.name for site in found.sites if site.bin is not None]
-    assert {"conv:feature@deg0-4", "conv:feature@deg5+"} <= set(sites)
+        torch.testing.assert_close(base, model(X, adjacency), rtol=1e-5, atol=1e-6)
+    sites = [site for site in found.sites if site.bin is not None]
+    assert {"conv:feature@deg0-4", "conv:feature@deg5+"} <= {site.name for site in sites}
     for site in sites:
-        next(iter(found.evaluate([Assignment({site: Format.parse("int1")})])))
-        assert not torch.equal(objective.outputs[-1][0], base), site
+        assert not torch.equal(output(found, Assignment({site.name: Format.parse("int1")})), base), site
+    takes_values = name in ("GCN", "SAGE", "GIN", "own layer")
+    attention = {site.whole for site in found.sites if site.role is Role.ATTENTION}
+    if takes_values and adjacency is WEIGHTED:
+        assert attention == {"conv:attention"}, "one coefficient per edge, however many factors it has"
+        stored = found.costs(Assignment())["graph_bytes"] - found.costs(Assignment())["feature_bytes"]
+        assert stored - found.costs(Assignment())["memory_bytes"] == 4 * (31 + adjacency._nnz()) + (
+            4 * adjacency._nnz() if name == "GCN" else 0
+        ) + 6 * len({site.whole for site in sites}), "a GCN's coefficients are not the values that it is given"
+
+
+def test_a_model_that_multiplies_by_itself_runs_by_hooks_on_the_matrix() -> None:
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor, adjacency: Tensor) -> Tensor:
+            return torch.sparse.mm(adjacency, self.lin(x))
+
+    model = Product().eval()
+    found = problem(model, VALUES.to_sparse_csr(), match="lin.weight")
+    assert found.limits
+    with torch.no_grad():
+        torch.testing.assert_close(output(found, Assignment()), model(X, VALUES.to_sparse_csr()))
+
+
+def test_loops_that_a_layer_treats_otherwise_are_refused() -> None:
+    """A GCN adds a second loop to one in a sparse adjacency, and none to one in a list."""
+    with pytest.raises(ObjectiveFailed, match=r"a layer does otherwise with a sparse adjacency .* give edge_index"):
+        problem(Net(pyg.GCNConv(8, 4)).eval(), (DENSE + torch.eye(30)).to_sparse_csr())

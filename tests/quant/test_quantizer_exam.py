@@ -4,6 +4,7 @@ import math
 from math import prod
 
 import pytest
+import torch
 from torch import Tensor
 
 from mpsearch.core.format import Format
@@ -20,11 +21,12 @@ from mpsearch.quant.nvfp import Nvfp
 from mpsearch.quant.planes import Planes
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.quant.product import CodebookGrid, Product
+from mpsearch.quant.rowrange import RowRange
 from mpsearch.quant.rowscale import RowScale
 from mpsearch.quant.sparse import Sparse
 from mpsearch.quant.subtensor import Subtensor
 from mpsearch.spec import registry
-from mpsearch.testing.quantizers import QuantizerExam
+from mpsearch.testing.quantizers import SHAPES, QuantizerExam, fit, sample
 
 BOTH = [Role.WEIGHT, Role.ACTIVATION]
 
@@ -60,6 +62,13 @@ class TestIntegerSixteen(QuantizerExam):
 @pytest.mark.parametrize("text", ["int2:stochastic", "int4:affine:channel:stochastic", "int8:tensor:max:stochastic"])
 @pytest.mark.parametrize("role", BOTH)
 class TestIntegerStochastic(QuantizerExam):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [Integer()])
+@pytest.mark.parametrize("text", ["int1:rows", "int4:rows"])
+@pytest.mark.parametrize("role", [Role.FEATURE])
+class TestIntegerOverRows(QuantizerExam):
     pass
 
 
@@ -212,6 +221,32 @@ class TestRowScale(QuantizerExam):
         return prod(shape)
 
 
+@pytest.mark.parametrize("quantizer", [RowRange()])
+@pytest.mark.parametrize("text", ["rowrange1", "rowrange4", "rowrange16"])
+@pytest.mark.parametrize("role", [Role.FEATURE])
+class TestRowRange(QuantizerExam):
+    @pytest.mark.parametrize("shape", SHAPES)
+    def test_is_idempotent_and_leaves_its_input(
+        self, quantizer: Quantizer, text: str, role: Role, shape: tuple[int, ...]
+    ) -> None:
+        """But for rounding: the range is found again each time."""
+        x = sample(*shape)
+        grid, before = fit(quantizer, text, role, x), x.clone()
+        once = grid.round_trip(x)
+        assert torch.equal(x, before)
+        torch.testing.assert_close(grid.round_trip(once), once)
+        assert torch.equal(grid.round_trip_(x), once)
+        assert torch.equal(x, once)
+
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """The exam's channel axis is the first one; two floats of each row are made with it."""
+        codes = super().code_bits(quantizer, text, role, grid, x)
+        return codes + 64 * (1 if x.dim() < 2 else x[0].numel())
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        return prod(shape)
+
+
 @pytest.mark.parametrize("quantizer", [Sparse()])
 @pytest.mark.parametrize("text", ["sparse1", "sparse3:max", "sparse8", "sparse16", "sparse32"])
 @pytest.mark.parametrize("role", [*BOTH, Role.FEATURE])
@@ -238,6 +273,7 @@ def test_all_that_are_registered_are_examined() -> None:
         Product,
         Planes,
         Subtensor,
+        RowRange,
         RowScale,
         Sparse,
     }

@@ -106,6 +106,14 @@ def relative_noise(x: Tensor, text: str) -> float:
     return float((miss / x.flatten(1).square().mean(dim=1)).mean())
 
 
+def test_groups_of_one_element_lose_nothing() -> None:
+    """But the rounding of a float32 scale."""
+    x = torch.randn(9, 1, generator=torch.Generator().manual_seed(0))
+    for text in ("sub4:n9:max", "sub2:n9", "sub8:n20:mse", "sub8:n9:blocks:affine:max"):
+        grid = fit(x, text)
+        torch.testing.assert_close(grid.round_trip(x), x, rtol=1e-6, atol=0.0)
+
+
 @pytest.mark.parametrize("bits", [4, 8])
 def test_sorted_groups_come_close_to_channels_and_blocks_do_not(bits: int) -> None:
     """96 channels of 3 x 3, log-normal scales, symmetric: mean over channels of noise relative to the channel."""

@@ -117,7 +117,7 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("    - {w: 32, a: 32, type: fp, peak_mac_per_s: 4e12}\n", "", "precision.legal: has no row {w: 32, a: 32, type: fp, ...} for all kinds"),
         ("type: fp, peak_mac_per_s: 4e12}", "type: fp, peak_mac_per_s: 4e12, kinds: [conv]}", "has no row {w: 32, a: 32, type: fp, ...}"),
         ("w: 16, a: 16, type: fp, peak_mac_per_s: 32e12", "w: 8, a: 8, type: int, peak_mac_per_s: 32e12", "precision.legal[1]: w8a8 is listed twice for the same kind; keep one of the two."),
-        ("w: 16, a: 16, type: fp, peak_mac_per_s", "w: 12, a: 12, type: fp, peak_mac_per_s", "there is no fp12; floats are fp4, fp8, fp16, bf16 and fp32."),
+        ("w: 16, a: 16, type: fp, peak_mac_per_s", "w: 12, a: 12, type: fp, peak_mac_per_s", "there is no fp12; floats are fp4, fp6, fp8, fp16, bf16, fp32, nvfp4, mx4, mx6, mx8."),
         ("[conv, linear]", "[conv, liner]", "precision.legal[0].kinds[1]: 'liner' is not allowed. Did you mean 'linear'?"),
         ("compute: {w: 16, a: 16, type: fp}", "compute: {w: 4, a: 16, type: fp}", "precision.weight_only.compute: w4a16 is none of w8a8, fp16, fp32."),
         ("{w4: null}", "{int4: null}", "precision.weight_only.unpack_s_per_weight.int4"),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch_geometric import nn as pyg
+from torch_geometric.data import Data
 from torch_geometric.utils import k_hop_subgraph
 
-from mpsearch.zoo.neighbours import NeighbourSampler
+from mpsearch.zoo import neighbours
+from mpsearch.zoo.neighbours import Neighbourhood, NeighbourSampler, neighbourhoods
 
 NODES = 50
 
@@ -38,6 +41,7 @@ def test_a_neighbourhood_is_a_part_of_the_graph(edges: int, seed: int, fanouts: 
     for part in parts:
         assert part.nodes.unique().numel() == part.nodes.numel()
         assert (part.edge_index[1].diff() >= 0).all()
+        assert torch.equal(part.degrees, degrees[part.nodes]), "of the whole graph, whatever was drawn"
         drawn = list(map(tuple, part.nodes[part.edge_index].T.tolist()))
         assert len(set(drawn)) == len(drawn)
         assert set(drawn) <= known
@@ -80,3 +84,45 @@ def test_draws_repeat_and_differ_by_seed_and_are_even() -> None:
     assert drawn(0) == drawn(0) != drawn(1)
     often = torch.bincount(torch.tensor([drawn(seed) for seed in range(400)]).flatten(), minlength=NODES)[1:]
     assert 15 < often.min() <= often.max() < 75, "41 of 400 are expected, with a deviation of 6"
+
+
+def drawn(seed: int) -> list[Neighbourhood]:
+    return neighbourhoods(graph(300, 0), NODES, torch.arange(20), (3, 2), 8, seed)
+
+
+def equal(one: list[Neighbourhood], other: list[Neighbourhood]) -> bool:
+    pairs = zip(one, other, strict=True)
+    return all(torch.equal(a.nodes, b.nodes) and torch.equal(a.edge_index, b.edge_index) for a, b in pairs)
+
+
+def test_without_a_back_end_the_own_sampler_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "has_loader", lambda: False)
+    assert [part.wanted for part in drawn(0)] == [8, 8, 4]
+    own = NeighbourSampler(graph(300, 0), NODES, (3, 2), 0).batches(torch.arange(20), 8)
+    assert equal(drawn(0), list(own))
+    assert not equal(drawn(0), drawn(1))
+
+
+def test_with_a_back_end_the_loader_of_torch_geometric_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in gives batches as the loader does: local edges in any order, `n_id`, `batch_size`."""
+
+    def loader(data: Data, fanouts: list[int], input_nodes: Tensor, batch_size: int, shuffle: bool) -> list[Data]:
+        assert not shuffle
+        assert data.num_nodes == NODES
+        seed = int(torch.randint(1 << 30, ()))
+        found = []
+        for part in NeighbourSampler(data.edge_index, NODES, fanouts, seed).batches(input_nodes, batch_size):
+            found.append(Data(edge_index=part.edge_index.flip(1), n_id=part.nodes, batch_size=part.wanted))
+        return found
+
+    monkeypatch.setattr(neighbours, "has_loader", lambda: True)
+    monkeypatch.setattr(neighbours, "NeighborLoader", loader)
+    state = torch.get_rng_state()
+    degrees = torch.bincount(graph(300, 0)[1], minlength=NODES)
+    assert equal(drawn(0), drawn(0))
+    assert not equal(drawn(0), drawn(1))
+    assert torch.equal(torch.get_rng_state(), state), "the caller's random numbers are left alone"
+    for part in drawn(0):
+        assert (part.edge_index[1].diff() >= 0).all()
+        assert torch.equal(part.degrees, degrees[part.nodes])
+    assert [part.wanted for part in drawn(0)] == [8, 8, 4]

@@ -12,6 +12,8 @@ from mpsearch.zoo.images import CLASSIFIERS
 
 OFFLINE = ("cnn", "gnn", "gnn_graphs", "lstm", "mlp", "transformer")
 FROM_FILES = ("cifar_resnet20", "cora_agnn", "cora_gat", "cora_gcn", "digits_resnet10", "minilm_sts", "stories_lm")
+LARGE = "imagenet_efficientnet_lite0"
+EXAMINED = (*sorted((*OFFLINE, *FROM_FILES)), pytest.param(LARGE, marks=pytest.mark.slow))
 
 
 def measures(objective, split):
@@ -26,10 +28,10 @@ def measures(objective, split):
 
 def test_every_space_is_examined():
     folder = Path(__file__).parents[2] / "search_spaces"
-    assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted((*OFFLINE, *FROM_FILES))
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == sorted((*OFFLINE, *FROM_FILES, LARGE))
 
 
-@pytest.mark.parametrize("name", sorted((*OFFLINE, *FROM_FILES)))
+@pytest.mark.parametrize("name", EXAMINED)
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 def test_exam(maker, name, check):
     check(maker(name))
@@ -106,7 +108,7 @@ def test_standard_errors_can_be_had_of_accuracy_and_loss(maker):
     assert set(scores["accuracy"].tolist()) <= {0.0, 1.0}
 
 
-@pytest.mark.parametrize("name", sorted((*OFFLINE, *FROM_FILES)))
+@pytest.mark.parametrize("name", EXAMINED)
 def test_export_replays_bit_for_bit(maker, name):
     objective = maker(name)()
     model, batch = objective.model(), next(iter(objective.batches("calibration")))

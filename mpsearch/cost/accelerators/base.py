@@ -6,8 +6,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
+from mpsearch.core.width import Width
 from mpsearch.cost.sums import Part
-from mpsearch.cost.workload import Kind, Operation, Width, Workload
+from mpsearch.cost.workload import Kind, Operation, Workload
 from mpsearch.spec.card import Card
 
 
@@ -66,7 +67,8 @@ class Accelerator(ABC):
         energy = self.card.energy
         assert energy is not None, "`refuses` names what is missing"
         weight, value = self.promote(run.operation.kind, run.weight, run.value)
-        mac_pj = energy.mac_pj_per_bit2 * weight.bits * value.bits + energy.acc_pj_per_bit * energy.acc_bits
+        bit2 = weight.significant * value.significant
+        mac_pj = energy.mac_pj_per_bit2 * bit2 + energy.acc_pj_per_bit * energy.acc_bits
         outer = self.card.memory[-1].energy_j_per_bit if self.card.memory else None
         moved_j = self.moved_bits(run) * (outer or 0.0)
         return run.operation.macs * mac_pj * 1e-12 + moved_j + (energy.static_w or 0.0) * self.seconds(run)

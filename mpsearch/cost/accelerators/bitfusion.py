@@ -11,10 +11,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Literal
 
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.array import Array, Clock, ceil_div, products
 from mpsearch.cost.accelerators.base import Run
 from mpsearch.cost.accelerators.tiling import Matmul, Room, Tiling, best_tiling
-from mpsearch.cost.workload import Gemm, Kind, Width
+from mpsearch.cost.workload import Gemm, Kind
 from mpsearch.spec.card import Block, Card, Number, Whole
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import Part
@@ -74,8 +75,9 @@ class BitFusion(Array):
 
     Products: m * ceil(n / columns) * window * ceil(channels / (rows * per unit)); the first layer, and all that is no
     convolution, is unrolled (im2col) and adds up whole windows: m * ceil(n / columns) * ceil(k / (rows * per unit)).
-    Floating-point operands run as fixed point of as many bits. Weights are padded to what the rows take at once, in
-    the outer memory too, so fewer bits can take longer where sums are short (depthwise convolutions).
+    Floating-point operands run as fixed point of as many bits, numbers that shift as the integers that hold them.
+    Weights are padded to what the rows take at once, in the outer memory too, so fewer bits can take longer where sums
+    are short (depthwise convolutions).
     """
 
     kind = "bitfusion"
@@ -92,7 +94,7 @@ class BitFusion(Array):
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
         """Each operand in the next width that bricks fuse to: 2, 4, 8, then multiples of 8 in several passes."""
         del kind
-        return self._fused(weight.bits), self._fused(value.bits)
+        return self._fused(weight.fixed_bits), self._fused(value.fixed_bits)
 
     def _fused(self, bits: int) -> Width:
         widest, fused = self.block.widest_bits, self.block.narrowest_bits
@@ -103,7 +105,7 @@ class BitFusion(Array):
     def per_unit(self, weight: Width, value: Width) -> Fraction:
         """Products of one unit in one cycle: 16 of 2 x 2 bits, 1 of 8 x 8, 1/4 of 16 x 16."""
         widest = self.block.widest_bits
-        return Fraction(widest**2, self._fused(weight.bits).bits * self._fused(value.bits).bits)
+        return Fraction(widest**2, self._fused(weight.fixed_bits).bits * self._fused(value.fixed_bits).bits)
 
     def compute_cycles(self, run: Run) -> int:
         """Cycles of the products alone."""
@@ -142,7 +144,7 @@ class BitFusion(Array):
         touched = gemm.count * gemm.m * gemm.k
         held = touched if operation.value is None else operation.reads[operation.value].elements
         unrolled = touched / held if operation.is_first else 1.0
-        weight, value = self._fused(run.weight.bits), self._fused(run.value.bits)
+        weight, value = self._fused(run.weight.fixed_bits), self._fused(run.value.fixed_bits)
         return self._plan(gemm, gemm.window if is_window else 1, unrolled, held, weight, value)
 
     def _traffic(self, run: Run) -> tuple[float, float]:

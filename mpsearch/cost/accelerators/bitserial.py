@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.array import Array, Clock, ceil_div, products
 from mpsearch.cost.accelerators.base import Run
-from mpsearch.cost.workload import Kind, Width
+from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Card, Whole
 
 
@@ -38,7 +40,8 @@ class BitSerialCard(Card):
 class BitSerial(Array):
     """passes * ceil(m / rows) * ceil(n / columns) * ceil(k / depth) + fill cycles, with w * a, w or a passes.
 
-    Floating-point operands run as fixed point of as many bits.
+    Sums of binary vectors take a pass each, as if where their number differs the longest were sorted to run together.
+    Floating-point operands run as fixed point of as many bits, numbers that shift as the integers that hold them.
     """
 
     kind = "bitserial"
@@ -53,7 +56,7 @@ class BitSerial(Array):
         """A serial operand as it is, the other in whole words."""
         del kind
         word = self.block.word_bits
-        w, a = weight.bits, value.bits
+        w, a = (ceil(x.significant) if x.is_binary else x.fixed_bits for x in (weight, value))
         if self.block.serial == "weight":
             a = word * ceil_div(a, word)
         if self.block.serial == "value":

@@ -6,13 +6,15 @@ bit and stage of a shifter. One published figure sets its scale; nothing here wa
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field, StrictInt
 
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.array import ceil_div
 from mpsearch.cost.accelerators.base import Accelerator, Run
-from mpsearch.cost.workload import Kind, Width
+from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Card, Number, Positive, Whole
 from mpsearch.spec.schema import Part
 
@@ -49,7 +51,8 @@ class FpgaCard(Card):
 class Fpga(Accelerator):
     """Products at the rate that the tables and blocks allow, as if all were multipliers of just the widths asked for.
 
-    Floating-point operands run as fixed point of as many bits; each tensor crosses the outer memory once.
+    Floating-point operands run as fixed point of as many bits, sums of binary vectors as integers of so many; each
+    tensor crosses the outer memory once.
     """
 
     kind = "fpga"
@@ -61,9 +64,9 @@ class Fpga(Accelerator):
         self.block = card.fpga
 
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
-        """Every width as it is; floats as integers of as many bits."""
+        """Every width as it is; floats as integers of as many bits as enter their products."""
         del kind
-        w, a = (Width(x.bits, significant=x.bits if x.is_float else x.significant) for x in (weight, value))
+        w, a = (Width(ceil(x.significant)) if x.is_float else x for x in (weight, value))
         return w, a
 
     def luts(self, weight: Width, value: Width) -> float:
@@ -72,7 +75,7 @@ class Fpga(Accelerator):
         A value of b bits of which s are significant is s bits shifted by up to 2^(b - s) - 2 places, as in ESB (Gong
         et al., arXiv 2109.03513): s x s bits are multiplied, and the product is shifted by the sum of both shifts.
         """
-        block, shift = self.block, _shift(weight) + _shift(value)
+        block, shift = self.block, weight.shift + value.shift
         product_bits = weight.significant + value.significant + shift
         multiplier = block.lut_per_bit_pair * weight.significant * value.significant
         shifter = block.lut_per_shifted_bit * product_bits * shift.bit_length()
@@ -92,13 +95,9 @@ class Fpga(Accelerator):
         return max(operation.macs / rate, self.moved_bits(run) / 8 / fed if fed else 0.0)
 
 
-def _shift(width: Width) -> int:
-    return max(0, (1 << width.bits - width.significant) - 2)
-
-
 def _packed(weight: Width, value: Width) -> float:
     """Products of one block in one cycle; wide operands take several cycles."""
-    narrow, wide = sorted((weight.bits, value.bits))
+    narrow, wide = sorted((weight.fixed_bits, value.fixed_bits))
     for bits, many in _DSP_PRODUCTS.items():
         if wide <= bits:
             return many

@@ -12,13 +12,14 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictInt
 
 from mpsearch.core.errors import nearest
+from mpsearch.core.width import Width
 from mpsearch.cost.machine import Machine
-from mpsearch.cost.workload import Kind, Width
+from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Block, Card, Number, Positive, Seconds, Whole
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import Part, Text
 
-_WIDTH = re.compile(r"(?P<type>int|fp|bf)?(?P<bits>[1-9]\d*)")
+_WIDTH = re.compile(r"(?P<type>int|fp|bf|mx|nvfp)?(?P<bits>[1-9]\d*)")
 UNITS = ("seconds", "cycles")
 COLUMNS = ("operation", "w", "a")
 WidthText = Annotated[str, Field(pattern=f"^{_WIDTH.pattern}$")]
@@ -117,8 +118,7 @@ def as_width(text: str) -> Width:
     match = _WIDTH.fullmatch(text.strip())
     if match is None:
         raise ValueError(f"{text!r} is not a width such as 4, int8 or fp16")
-    kind = match["type"] or "int"
-    return Width(int(match["bits"]), is_float=kind != "int", is_brain=kind == "bf")
+    return Width(int(match["bits"]), match["type"] or "int")
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,14 @@ from functools import partial
 
 from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.format import Format
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
 from mpsearch.cost.accelerators.lut_card import LutCard, Pair
 from mpsearch.cost.accelerators.precision import holds
 from mpsearch.cost.conversions import asked, dequantized, inputs, is_code, quantized
 from mpsearch.cost.machine import this_machine
 from mpsearch.cost.sums import Part
-from mpsearch.cost.workload import FLOAT32, Access, Kind, Operation, Width, Workload
+from mpsearch.cost.workload import Access, Kind, Operation, Workload
 from mpsearch.spec.card import Card
 
 PICO = 10**12

@@ -10,8 +10,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
-from mpsearch.cost.workload import FLOAT32, Kind, Width
+from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Block, Card, Number, Positive, Whole
 from mpsearch.spec.explain import Faults
 
@@ -53,7 +54,8 @@ class McuCard(Card):
 class Mcu(Accelerator):
     """(products * cycles of the weight + unpacked values * cycles + results * requantization) / frequency.
 
-    Whatever is wider than its integers, and all floating-point numbers, run as float32.
+    Whatever is wider than its integers, and all floating-point numbers, run as float32; numbers that shift run as the
+    integers that hold them.
     """
 
     kind = "mcu"
@@ -69,9 +71,9 @@ class Mcu(Accelerator):
         """Each operand in the next integer container, or both in float32."""
         del kind
         widest = max(self.integers, default=0)
-        if any(x.is_float or x.bits > widest for x in (weight, value)):
+        if any(x.is_float or x.fixed_bits > widest for x in (weight, value)):
             return FLOAT32, FLOAT32
-        w, a = (Width(next(b for b in self.integers if b >= x.bits)) for x in (weight, value))
+        w, a = (Width(next(b for b in self.integers if b >= x.fixed_bits)) for x in (weight, value))
         return w, a
 
     def seconds(self, run: Run) -> float:

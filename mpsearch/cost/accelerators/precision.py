@@ -7,19 +7,20 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from mpsearch.cost.workload import FLOAT32, Kind, Width
+from mpsearch.core.width import FLOAT32, Width
+from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Block, Number, Positive, Whole
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.schema import Part
 
 _FLOATS = {
-    Width(4, True): (2, 2),
-    Width(8, True): (5, 4),
-    Width(16, True): (5, 11),
-    Width(16, True, is_brain=True): (8, 8),
-    FLOAT32: (8, 24),
+    **{("fp", 4): (2, 2), ("fp", 6): (3, 4), ("fp", 8): (5, 4), ("fp", 16): (5, 11), ("bf", 16): (8, 8)},
+    **{("fp", 32): (8, 24), ("nvfp", 4): (5, 6)},
+    **{("mx", 4): (8, 2), ("mx", 6): (8, 4), ("mx", 8): (8, 4), ("mxint", 8): (8, 7)},
 }
-"""Bits of the exponent and of the significand, its hidden one included; of 8-bit floats the wider of two formats."""
+"""Bits of the exponent and of the significand, its hidden one included, by kind and bits; of 6 and 8-bit floats the
+wider of two formats; of block-scaled ones as numbers, that is with the scale of their block."""
+_BLOCK_SCALED = ("mx", "mxint", "nvfp")
 PLAUSIBLE = (1e6, 1e17)
 """Multiply-accumulates per second of whatever has a roofline."""
 
@@ -27,16 +28,23 @@ PLAUSIBLE = (1e6, 1e17)
 def holds(wide: Width, asked: Width) -> bool:
     """Whether every number of the width `asked` is one of the width `wide`. Float32 stands in for all wider ones.
 
-    An integer of b bits needs b bits, or a float with b bits of significand: 8 in bf16, 11 in fp16, 24 in fp32.
+    An integer of b bits needs b bits, or a float with b bits of significand: 8 in bf16, 11 in fp16, 24 in fp32. One of
+    few significant bits needs an integer with room for its shift, or a float with those bits and its exponent. Kernels
+    for blocks with scales hold narrower numbers of the same kind; elsewhere a number with the scale of its block needs
+    the exponent of that: 8 bits for `mx`, which fp16 lacks.
     """
     if wide in (FLOAT32, asked):
         return True
+    if wide.code:
+        return False
+    if wide.kind in _BLOCK_SCALED:
+        return asked.kind == wide.kind and asked.bits <= wide.bits
     if not wide.is_float:
-        return not asked.is_float and asked.bits <= wide.bits
-    exponent, significand = _FLOATS.get(wide, (0, 0))
+        return not asked.is_float and asked.fixed_bits <= wide.bits
+    exponent, significand = _FLOATS.get((wide.kind, wide.bits), (0, 0))
     if not asked.is_float:
-        return asked.bits <= significand
-    needs = _FLOATS.get(asked, (8, asked.bits))
+        return asked.significant <= significand and asked.bits - asked.significant <= exponent
+    needs = _FLOATS.get((asked.kind, asked.bits), (8, asked.bits))
     return needs[0] <= exponent and needs[1] <= significand
 
 
@@ -45,14 +53,12 @@ class Pair(Part):
 
     w: Whole
     a: Whole
-    type: Literal["int", "fp", "bf"]
+    type: Literal["int", "fp", "bf", "mx", "nvfp"]
 
     @property
     def widths(self) -> tuple[Width, Width]:
         """Of the weight and of the activation."""
-        weight, value = (
-            Width(bits, is_float=self.type != "int", is_brain=self.type == "bf") for bits in (self.w, self.a)
-        )
+        weight, value = (Width(bits, self.type) for bits in (self.w, self.a))
         return weight, value
 
     @property
@@ -81,11 +87,12 @@ class Legal(Pair):
 
 
 class WeightOnly(Part):
-    """Kernels that read packed integer weights and multiply floats."""
+    """Kernels that read packed weights (integers, codes of other formats) and multiply floats."""
 
     compute: Pair
-    unpack_s_per_weight: dict[Annotated[str, Field(pattern=r"^w\d+$")], Number | None] = Field(
-        description="Time to take one weight apart, by its width: w4, w8. null: not known, so not offered."
+    unpack_s_per_weight: dict[Annotated[str, Field(pattern=r"^(w\d+|[a-z]+[\d.]+(:\w+)*)$")], Number | None] = Field(
+        description="Time to take one weight apart, by its width: w4, w8, or by what it is stored as: pq2, mx4. "
+        "null: not known, so not offered."
     )
 
 
@@ -115,14 +122,19 @@ class Precision(Block):
             if not PLAUSIBLE[0] <= row.peak_mac_per_s <= PLAUSIBLE[1]:
                 message = f"{row.peak_mac_per_s:g} MAC/s cannot be: write the whole number, 65e12 for 65 tera MAC/s."
                 found.append((("legal", i, "peak_mac_per_s"), message))
-            if row.type != "int" and any(width not in _FLOATS for width in row.widths):
-                message = f"there is no {row.label}; floats are fp4, fp8, fp16, bf16 and fp32."
+            if row.type != "int" and any((row.type, bits) not in _FLOATS for bits in (row.w, row.a)):
+                floats = ", ".join(f"{kind}{bits}" for kind, bits in _FLOATS if kind != "mxint")
+                message = f"there is no {row.label}; floats are {floats}."
                 found.append((("legal", i, "type"), message))
         found += [
             (("legal", self.legal.index(narrow), "peak_mac_per_s"), _too_fast(narrow, wide))
             for wide, narrow in permutations(self.legal, 2)
             if _meet(wide, narrow) and _is_too_fast(narrow, wide)
         ]
+        for name in self.weight_only.unpack_s_per_weight if self.weight_only is not None else ():
+            if name.startswith("int"):
+                message = f"integers are named by their bits: write w{name.removeprefix('int')}."
+                found.append((("weight_only", "unpack_s_per_weight", name), message))
         if self.weight_only is not None and self.weight_only.compute.widths not in [row.widths for row in self.legal]:
             labels = ", ".join(row.label for row in self.legal)
             found.append((("weight_only", "compute"), f"{self.weight_only.compute.label} is none of {labels}."))

@@ -5,24 +5,38 @@ memory that holds them, whichever is longer (Williams, Waterman, Patterson, CACM
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
-from mpsearch.cost.accelerators.precision import Legal, holds
+from mpsearch.cost.accelerators.precision import holds
 from mpsearch.cost.accelerators.roofline_card import RooflineCard
-from mpsearch.cost.workload import Kind, Operation, Width
+from mpsearch.cost.workload import Kind, Operation
 from mpsearch.spec.card import Card
 
 _STORED = (Kind.CONV, Kind.CONV_TRANSPOSED, Kind.LINEAR, Kind.RECURRENT)
 """Products whose weight is stored with the model, so that it is brought into the form of the kernel only once."""
 
 
+_SINGLE_BITS = (Width(1), Width(1))
+
+
+class _Way(NamedTuple):
+    """How a pair of operands is multiplied: the widths that it runs at, how fast, and as which row of the card."""
+
+    widths: tuple[Width, Width]
+    mac_per_s: float
+    label: str
+
+
 class Roofline(Accelerator):
     """launch + max(MACs / (peak * efficiency), bytes / bandwidth) + unpacking + conversions, in seconds.
 
     * The pair of widths is the fastest legal one that holds both operands; a tie goes to the narrower.
+    * Two sums of M and K binary vectors may also run on a kernel for single bits, in M * K passes.
     * An operand that runs as a wider number than asked is moved as wide as it runs: it was widened ahead of the kernel,
       so that a width without a kernel gains nothing. Weights are read as stored where the card knows what taking them
-      apart costs (`weight_only`), and pay for it.
+      apart costs (`weight_only`), and pay for it: packed integers, and what is looked up in a codebook.
     * The bandwidth is that of the innermost level that holds all that the kernel moves and whose bandwidth is known.
     * What multiplies nothing is bound by its bytes; its efficiency is a fraction of the bandwidth.
     * What a card does not say (`launch_s`, an efficiency) counts as free, so that the time is a lower bound.
@@ -35,12 +49,11 @@ class Roofline(Accelerator):
         super().__init__(card)
         assert isinstance(card, RooflineCard)
         self.roof = card
-        self.legal = lru_cache(maxsize=None)(self._legal)
+        self.ways = lru_cache(maxsize=None)(self._way)
 
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
-        """The fastest legal pair that holds both operands; float32 where none does."""
-        found = self.legal(kind, weight, value)
-        return found.weight, found.value
+        """The fastest legal pair that holds both operands, or both as they are, bit by bit; float32 where none does."""
+        return self.ways(kind, weight, value).widths
 
     def seconds(self, run: Run) -> float:
         """Time of one kernel."""
@@ -49,8 +62,8 @@ class Roofline(Accelerator):
         bandwidth = self._bandwidth(moved_bytes)
         if not operation.macs:
             return self._launch_s + moved_bytes / (bandwidth * self._efficiency(operation, None))
-        legal = self.legal(operation.kind, run.weight, run.value)
-        products_s = operation.macs / (legal.peak_mac_per_s * self._efficiency(operation, legal.label))
+        way = self.ways(operation.kind, run.weight, run.value)
+        products_s = operation.macs / (way.mac_per_s * self._efficiency(operation, way.label))
         return (
             self._launch_s
             + max(products_s, moved_bytes / bandwidth)
@@ -77,12 +90,21 @@ class Roofline(Accelerator):
         """Kinds that the card lists join the kernel of their producer."""
         return reader.kind in self.roof.fusion
 
-    def _legal(self, kind: Kind, weight: Width, value: Width) -> Legal:
+    def _way(self, kind: Kind, weight: Width, value: Width) -> _Way:
         rows = [row for row in self.roof.precision.legal if row.kinds is None or kind in row.kinds]
         able = [row for row in rows if holds(row.weight, weight) and holds(row.value, value)]
+        ways = [_Way(row.widths, row.peak_mac_per_s, row.label) for row in able or self.roof.precision.float32]
+        if weight.is_binary and value.is_binary:
+            passes = weight.significant * value.significant
+            single = (row for row in rows if row.widths == _SINGLE_BITS)
+            ways += [_Way((weight, value), row.peak_mac_per_s / passes, row.label) for row in single]
         return max(
-            able or self.roof.precision.float32,
-            key=lambda row: (row.peak_mac_per_s, -row.w - row.a, row.weight.is_float == weight.is_float),
+            ways,
+            key=lambda way: (
+                way.mac_per_s,
+                -sum(width.significant for width in way.widths),
+                way.widths[0].is_float == weight.is_float,
+            ),
         )
 
     def _operands(self, run: Run) -> list[tuple[int, Width, Width]]:
@@ -97,9 +119,10 @@ class Roofline(Accelerator):
     def _unpack_s(self, run: Run) -> float | None:
         """What taking packed weights apart costs; None where no kernel does that, or its cost is not known."""
         operation, known = run.operation, self.roof.precision.weight_only
-        if known is None or operation.weight is None or operation.kind not in _STORED or run.weight.is_float:
+        if known is None or operation.weight is None or operation.kind not in _STORED:
             return None
-        per_weight = known.unpack_s_per_weight.get(f"w{run.weight.bits}")
+        name = f"w{run.weight.bits}" if run.weight == Width(run.weight.bits) else str(run.weight)
+        per_weight = known.unpack_s_per_weight.get(name)
         if per_weight is None or self.promote(operation.kind, run.weight, run.value) != known.compute.widths:
             return None
         return operation.reads[operation.weight].elements * per_weight

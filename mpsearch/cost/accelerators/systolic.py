@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.array import Array, Clock, ceil_div
 from mpsearch.cost.accelerators.base import Run
-from mpsearch.cost.workload import Gemm, Kind, Width
+from mpsearch.cost.workload import Gemm, Kind
 from mpsearch.spec.card import Card, Whole
 
 IntName = Annotated[str, Field(pattern=r"^int[1-9]\d*$")]
@@ -36,8 +37,8 @@ class Systolic(Array):
     """Folds of the product onto the array, one after the other, each filled and drained.
 
     Short operands share a word along the sum: k becomes ceil(k / pack). Operands wider than the widest word take a
-    pass for each pair of words; floating-point ones run as fixed point of as many bits. Products outside of matrix
-    products take one column each.
+    pass for each pair of words; floating-point ones run as fixed point of as many bits, and numbers that shift as the
+    integers that hold them. Products outside of matrix products take one column each.
     """
 
     kind = "systolic"
@@ -52,7 +53,7 @@ class Systolic(Array):
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
         """Both in the narrowest word that holds the wider of them, or in several of the widest."""
         del kind
-        bits, widest = max(weight.bits, value.bits), max(self.pack)
+        bits, widest = max(weight.fixed_bits, value.fixed_bits), max(self.pack)
         word = min((b for b in self.pack if b >= bits), default=widest * ceil_div(bits, widest))
         return Width(word), Width(word)
 
