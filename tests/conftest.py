@@ -1,4 +1,8 @@
-"""Models are exported hundreds of times here; what torch repeats at each export is done once, with the same outcome."""
+"""How drawn examples are drawn, and how models are exported.
+
+Examples are the same on every machine, so that what fails once fails again; `--hypothesis-profile fresh` draws others.
+Models are exported hundreds of times here; what torch repeats at each export is done once, with the same outcome.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,11 @@ from functools import cache
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("fresh", deadline=None)
+settings.register_profile("same", deadline=None, derandomize=True)
+settings.load_profile("same")
 
 # the export writes traces to a log; nobody reads them here, and catching them takes a quarter of the time
 logging.getLogger("torch.__trace").disabled = True

@@ -17,7 +17,7 @@ from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.tiling import Matmul, Room, best_tiling
 from mpsearch.cost.workload import Access, Kind, Operation
 
-MODERATE = settings(max_examples=40, deadline=None)
+MODERATE = settings(max_examples=40)
 BATCH = 16
 RNN, LSTM = linear(4096, 4096, BATCH), linear(3600, 3600, BATCH)
 CONV = conv(56, 128, 128, 3, samples=BATCH)
@@ -187,7 +187,7 @@ def _walked(name: str, bits: float, room: float, order: tuple[int, ...], counts:
     return loads
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12)),
     st.tuples(st.integers(100, 4000), st.integers(30, 600), st.integers(200, 2000)),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.workload import Access, Kind, Operation
 
-MODERATE = settings(max_examples=50, deadline=None)
+MODERATE = settings(max_examples=50)
 BITS = st.integers(1, 16)
 SIZES = st.integers(1, 500)
 

@@ -14,7 +14,7 @@ from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.workload import Kind
 
-MODERATE = settings(max_examples=60, deadline=None)
+MODERATE = settings(max_examples=60)
 BITS = st.integers(1, 16)
 
 

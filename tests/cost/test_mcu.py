@@ -14,7 +14,7 @@ from mpsearch.core.width import FLOAT32, Width
 from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.workload import Access, Kind, Operation
 
-MODERATE = settings(max_examples=60, deadline=None)
+MODERATE = settings(max_examples=60)
 PRESETS = ["cortex-m7-stm32f746", "cortex-m7-stm32h743"]
 LAYER = conv(14, 64, 64, 3)
 

@@ -110,7 +110,7 @@ WIDTHS = st.lists(st.tuples(st.integers(1, 16), st.integers(1, 16)), min_size=4,
 
 
 @given(WIDTHS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_measures_against_their_formulas(widths: list[tuple[int, int]]) -> None:
     assignment = at({layer.name: width for layer, width in zip(JETS, widths, strict=True)})
     measures = operation_measures(resnets.workload(JETS))
@@ -122,7 +122,7 @@ def test_measures_against_their_formulas(widths: list[tuple[int, int]]) -> None:
 
 
 @given(WIDTHS, st.integers(0, 7))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_narrower_operand_never_costs_more(widths: list[tuple[int, int]], place: int) -> None:
     layer, operand = divmod(place, 2)
     fewer = [list(width) for width in widths]
@@ -134,7 +134,7 @@ def test_a_narrower_operand_never_costs_more(widths: list[tuple[int, int]], plac
 
 
 @given(st.lists(st.integers(0, 2), min_size=7, max_size=7))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_tables_over_choices_equal_the_measure(indices: list[int]) -> None:
     """Weights and values of three layers each on their own; those of the last are tied to one choice."""
     options = tuple(map(Format.parse, ("int2", "int5", "fp16")))

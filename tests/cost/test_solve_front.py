@@ -13,7 +13,7 @@ from mpsearch.cost.solve.front import front
 from mpsearch.cost.solve.program import best, total
 from mpsearch.cost.terms import Cost, Terms
 
-MODERATE = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MODERATE = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def points(found):
@@ -43,7 +43,7 @@ def check(problem, data, **options):
     assert (np.stack([cost(found.indices) for cost in costs], axis=1) == found.costs).all()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(problems(costs=1, rows=1, joint=False, choices=5), st.data())
 def test_one_plain_sum(problem, data):
     check(problem, data)

@@ -11,7 +11,7 @@ from mpsearch.cost.solve import program
 from mpsearch.cost.solve.program import best, tightest, total
 from mpsearch.cost.terms import Cost, Terms
 
-MODERATE = settings(max_examples=60, deadline=None)
+MODERATE = settings(max_examples=60)
 
 
 @MODERATE

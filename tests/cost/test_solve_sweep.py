@@ -12,7 +12,7 @@ from mpsearch.cost.solve.front import front
 from mpsearch.cost.solve.sweep import sweep
 from mpsearch.cost.terms import Cost, Terms
 
-MODERATE = settings(max_examples=150, deadline=None)
+MODERATE = settings(max_examples=150)
 
 
 def sums(costs):

@@ -46,7 +46,7 @@ def sums_over_spaces(draw):
     return Space(tuple(choices)), Sum(parts, per, whole)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(sums_over_spaces())
 def test_tables_are_the_measure_of_every_assignment(problem):
     space, total = problem

@@ -22,7 +22,7 @@ COUNTED = {
     (16, 8): {"os": (521, 2417, 459, 293), "ws": (665, 2105, 974, 295), "is": (869, 4649, 354, 539)},
     (8, 16): {"os": (579, 3099, 275, 244), "ws": (659, 2259, 836, 263), "is": (749, 3509, 566, 551)},
 }
-MODERATE = settings(max_examples=50, deadline=None)
+MODERATE = settings(max_examples=50)
 SMALL = st.integers(1, 40)
 
 

@@ -83,7 +83,7 @@ def rows_over_choices(draw):
     return rows, indices
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_over_choices(), st.sampled_from([0, 512]), st.sampled_from([7, 30, 4096]))
 def test_every_way_to_look_up_agrees_with_sums_written_out(problem, few, block):
     rows, indices = problem
@@ -102,7 +102,7 @@ def test_every_way_to_look_up_agrees_with_sums_written_out(problem, few, block):
             assert found.tolist() == written_out(rows[:1], indices)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows_over_choices())
 def test_passes_and_largest_agree_with_sums_written_out(problem):
     """Both, where a lookup would take one: of a whole block, and of a shorter one after it."""

@@ -77,7 +77,7 @@ def test_all_of_a_float_and_an_integer_model_are_anchors() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_the_table_and_the_exporter_agree_on_what_runs_on_integers(name: str, data: st.DataObject) -> None:
     prepared, _ = made(name)

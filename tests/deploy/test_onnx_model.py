@@ -186,7 +186,7 @@ def test_weights_alone_are_the_numbers_of_the_evaluator_in_any_format(name: str,
     assert not ran.integer
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 @pytest.mark.parametrize("name", ["residual", "attention", "graph", "mlp"])
 def test_what_was_asked_is_what_runs(name: str, data: st.DataObject, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
@@ -112,7 +112,6 @@ def test_differences_to_many_tell_more_than_differences_to_one():
 values = st.lists(st.floats(-3, 100), min_size=1, max_size=40)
 
 
-@settings(deadline=None)
 @given(drawn=values, mean=st.floats(-2.9, 100), more=st.integers(1, 100), deviation=st.floats(0, 50))
 def test_the_capital_is_that_of_a_gambler_one_bet_at_a_time(drawn, mean, more, deviation):
     population = len(drawn) + more

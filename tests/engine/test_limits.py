@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toy_runs import QUIET, build, replace_fields, with_goals
 
@@ -25,7 +25,6 @@ def limited(**limits):
     return [Goal("accuracy", maximise=True), *(Goal(name, limit=Limit.parse(text)) for name, text in limits.items())]
 
 
-@settings(deadline=None)
 @given(st.integers(250, 3000), st.floats(0.002, 0.02))
 def test_refused_exactly_where_no_assignment_keeps_to_the_limits(memory, latency):
     reachable = any(c["memory_bytes"] <= memory and c["latency_s"] <= latency for c in COSTS)

@@ -34,7 +34,7 @@ COSTS = st.builds(lambda rows, per, whole: Cost(tuple(rows), per, whole), st.lis
                   st.sampled_from([1, 8, 10**12]), st.booleans())  # fmt: skip
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(COSTS)
 def test_reach_is_that_of_all_assignments(cost):
     values = cost(list(product(range(3), repeat=4)))

@@ -73,7 +73,7 @@ def spread(found: Rig, texts: Mapping[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", LAYERS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_equal_bits_in_all_bins_with_shared_ranges_is_uniform(name: str, data: st.DataObject) -> None:
     """Bit for bit, on batches of different size, whatever is split."""
@@ -127,7 +127,7 @@ def test_every_bin_is_live(name: str, ranges: str) -> None:
     assert not [s.name for s in sites if not distance(base, machine.run(found.formats({s.name: "int1"})))]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(walk=st.lists(st.tuples(st.integers(0, 17), st.sampled_from(["int2", "int4", "fp32"]), st.integers(0, 1))))
 @pytest.mark.parametrize("cache_bytes", [0, 20_000, 1 << 30])
 def test_a_walk_gives_what_a_cold_run_gives(walk: list[tuple[int, str, int]], cache_bytes: int) -> None:

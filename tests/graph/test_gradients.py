@@ -30,7 +30,7 @@ def quadratic(matrix: Tensor, scale: float = 1.0) -> tuple[list[Tensor], list[Te
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_the_mean_over_draws_is_the_trace(seed: int) -> None:
     root = torch.randn(6, 6, dtype=torch.float64, generator=generator(seed))
     matrix = root @ root.T
@@ -41,7 +41,7 @@ def test_the_mean_over_draws_is_the_trace(seed: int) -> None:
 
 
 @given(SEEDS)
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_one_draw_is_exact_for_a_diagonal_matrix(seed: int) -> None:
     diagonal = torch.randn(9, dtype=torch.float64, generator=generator(seed))
     gradient, variables = quadratic(torch.diag(diagonal))

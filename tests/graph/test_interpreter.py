@@ -80,7 +80,7 @@ def walks(name: str) -> st.SearchStrategy[list[tuple[tuple[Format, ...], int]]]:
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", RIGS)
 def test_any_walk_at_any_cache_size_equals_cold_runs(name: str, mode: Any) -> None:
-    @settings(max_examples=6, deadline=None)
+    @settings(max_examples=6)
     @given(walk=walks(name), cache_bytes=st.sampled_from((0, 700, 20_000, LARGE)), forget_at=st.integers(0, 12))
     def check(walk: list[tuple[tuple[Format, ...], int]], cache_bytes: int, forget_at: int) -> None:
         machine = RIGS[name]().machine(mode, cache_bytes)

@@ -71,7 +71,7 @@ def test_memory_is_the_sum_of_what_is_stored(name: str) -> None:
     found = models()[name]
     stored = found.program.tensors
 
-    @settings(max_examples=15, deadline=None)
+    @settings(max_examples=15)
     @given(texts=assignments(found))
     def check(texts: dict[str, str]) -> None:
         total = 0
@@ -217,7 +217,7 @@ def test_activation_memory_against_a_simulation(name: str) -> None:
     sited = [s.name for s in found.program.sites if not s.role.is_parameter]
     assert set(sited) <= {made for made, _, _ in steps}
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(bits=st.lists(st.sampled_from((1, 2, 3, 8, 32)), min_size=len(sited), max_size=len(sited)))
     def check(bits: list[int]) -> None:
         chosen = {site: b for site, b in zip(sited, bits, strict=True) if b != 32}

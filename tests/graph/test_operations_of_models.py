@@ -294,7 +294,7 @@ class Side(nn.Module):
 
 
 @given(st.lists(convolutions(), min_size=6, max_size=6))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 def test_convolutions_of_any_shape(drawn: list[tuple[nn.Module, tuple[int, ...]]]) -> None:
     model = Side([made for made, _ in drawn]).eval()
     inputs = tuple(randn(*shape) for _, shape in drawn)

@@ -18,7 +18,7 @@ from mpsearch.graph.spmm import adjacency, product
 X, EDGES = graph()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     edges=st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), max_size=25),
     weighted=st.sampled_from(("none", "vector", "column")),

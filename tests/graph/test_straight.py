@@ -41,7 +41,7 @@ def written_out(x: Tensor, grid: AffineGrid, scale: Tensor) -> Tensor:
     st.sampled_from(["weight", "value"]),
     st.integers(0, 99),
 )
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 def test_learned_steps_have_the_gradients_of_lsq(text: str, kind: str, seed: int) -> None:
     if kind == "value" and ":g" in text:
         text = "int4:channel"

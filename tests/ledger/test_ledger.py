@@ -40,7 +40,7 @@ evaluations = st.builds(
     failure=st.one_of(st.none(), st.builds(Failure, st.sampled_from(["error", "nan"]), st.text(max_size=30))),
 )
 runs = st.lists(evaluations, max_size=6, unique_by=lambda e: e.identity)
-on_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+on_files = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 
 def example(bits, site="a", **more):

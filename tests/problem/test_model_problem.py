@@ -50,7 +50,7 @@ def test_results_do_not_depend_on_order_chunks_or_cache(mode: str, monkeypatch: 
     one_by_one = {a: results(list(problem(mode).evaluate([a])))[0] for a in asked()}
     assert len({tuple(m.items()) for _, m, _ in one_by_one.values()}) > 4, "assignments differ"
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=8)
     @given(
         order=st.permutations(range(len(asked()))),
         chunk=st.integers(1, 9),

@@ -32,7 +32,7 @@ def numbers(done: Evaluation) -> tuple[Any, ...]:
     return done.assignment, dict(done.measures), dict(done.stderr), done.n, done.fidelity, done.failure
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(order=st.permutations(range(3)), most=st.integers(1, 4), which=st.integers(0, 4))
 def test_survivors_score_bit_for_bit_and_the_others_what_they_saw(order, most, which):  # type: ignore[no-untyped-def]
     found, rng = make("raced"), np.random.default_rng(0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -80,14 +80,12 @@ def test_nvfp_is_what_the_specification_says() -> None:
             assert torch.isin(found[start : start + 16], levels).all()
 
 
-@settings(deadline=None)
 @given(text=st.sampled_from([*TEXTS, "mx8:int:max"]), k=st.integers(-30, 30), seed=st.integers(0, 99))
 def test_a_power_of_two_moves_through(text: str, k: int, seed: int) -> None:
     x = normal(3, 40, seed=seed)
     assert torch.equal(fit(x * 2.0**k, text).round_trip(x * 2.0**k), fit(x, text).round_trip(x) * 2.0**k)
 
 
-@settings(deadline=None)
 @given(text=st.sampled_from(["mx4", "mx6", "mx8", "nvfp4"]), seed=st.integers(0, 99))
 def test_searched_scales_lose_no_more_than_the_rule_in_any_block(text: str, seed: int) -> None:
     x = torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))
@@ -108,7 +106,6 @@ def test_up_is_the_smallest_power_of_two_that_cuts_nothing(text: str) -> None:
     assert (largest > reach / 2).all()
 
 
-@settings(deadline=None)
 @given(text=st.sampled_from(["mx4", "mx4:up", "mx6:e3m2", "mx8", "mx8:int", "nvfp4"]), seed=st.integers(0, 99))
 def test_values_read_back_choose_the_same_scales(text: str, seed: int) -> None:
     x = normal(6, 50, seed=seed) ** 3  # magnitudes over a hundred binades, far from what was fitted

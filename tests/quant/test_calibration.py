@@ -200,7 +200,7 @@ def divergence(counts: list[float], keep: int, levels: int) -> float:
     return sum(a / p_sum * math.log(a * q_sum / (b * p_sum)) for a, b in zip(p, q, strict=True) if a > 0)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 99), levels=st.sampled_from([8, 128]))
 def test_entropy_is_the_last_least_divergence(seed: int, levels: int) -> None:
     x = laplace(3000, seed=seed).abs()
@@ -265,7 +265,7 @@ def test_finer_grain_and_searched_range_lose_less(bits: int) -> None:
     assert channel <= error(x, f"int{bits}:max")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     shape=st.lists(st.integers(1, 6), min_size=0, max_size=4),
     axis=st.integers(-4, 3),

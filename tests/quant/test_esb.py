@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import norm
@@ -50,7 +50,6 @@ def test_levels_are_those_of_the_formula(bits: int, k: int) -> None:
     assert levels[-1] == 2 ** (most + 1) - 2 ** (most - k)
 
 
-@settings(deadline=None)
 @given(bits=st.integers(2, 8), seed=st.integers(0, 99), factor=st.floats(1e-6, 1e6))
 def test_all_bits_significant_is_the_uniform_grid_exactly(bits: int, seed: int, factor: float) -> None:
     x = factor * torch.randn(500, generator=torch.Generator().manual_seed(seed))
@@ -111,7 +110,6 @@ def test_normal_numbers_after_a_relu_are_as_good_with_a_bit_less() -> None:
     assert not fit(NORMAL, "esb4", VALUE).absorbs_relu
 
 
-@settings(deadline=None)
 @given(bits=st.integers(2, 8), power=st.floats(-20, 20))
 def test_the_aligner_moves_with_the_scale(bits: int, power: float) -> None:
     x, factor = NORMAL[:1000], 2.0**power

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -74,7 +74,6 @@ def test_largest_and_smallest_numbers_are_those_of_the_specification() -> None:
     }
 
 
-@settings(deadline=None)
 @given(
     exponent=st.integers(1, 4), mantissa=st.integers(0, 6), lowest=st.integers(-9, 3), signed=st.booleans(),
     seed=st.integers(0, 99),
@@ -91,7 +90,6 @@ def test_nearest_is_nearest(exponent: int, mantissa: int, lowest: int, signed: b
     assert torch.equal(kind.unpack(kind.pack(numbers), len(numbers)), numbers)
 
 
-@settings(deadline=None)
 @given(k=st.integers(-20, 20), bits=st.sampled_from(["fp4", "fp6:e3m2", "fp8"]))
 def test_a_power_of_two_moves_through(k: int, bits: str) -> None:
     x = torch.randn(6, 50, generator=torch.Generator().manual_seed(0))

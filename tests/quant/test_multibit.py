@@ -5,7 +5,7 @@ from math import prod
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -40,7 +40,6 @@ def test_one_basis_is_plus_or_minus_the_mean_magnitude() -> None:
     torch.testing.assert_close(got, x.sign() * alpha[:, None, None, None])
 
 
-@settings(deadline=None)
 @given(bases=st.integers(1, 4), seed=st.integers(0, 99))
 def test_every_weight_takes_the_nearest_of_all_sums(bases: int, seed: int) -> None:
     x = normal(3, 20, seed=seed)
@@ -51,7 +50,6 @@ def test_every_weight_takes_the_nearest_of_all_sums(bases: int, seed: int) -> No
     torch.testing.assert_close((grid.round_trip(x) - x).abs(), nearest, rtol=1e-5, atol=1e-6)
 
 
-@settings(deadline=None)
 @given(bases=st.integers(1, 4), seed=st.integers(0, 99))
 def test_coordinates_are_those_of_least_squares(bases: int, seed: int) -> None:
     """No other coordinates are better for the signs that were chosen."""
@@ -116,7 +114,6 @@ def test_bases_go_where_they_lower_the_error_most() -> None:
     assert error(x, "multibit1.5") < 0.5 * error(x, "multibit2")
 
 
-@settings(deadline=None)
 @given(bits=st.floats(0.05, 4), seed=st.integers(0, 99))
 def test_the_average_is_kept(bits: float, seed: int) -> None:
     x = normal(6, 50, seed=seed) * torch.logspace(-1, 1, 6)[:, None]

@@ -128,7 +128,7 @@ def test_the_symmetric_grid_is_that_of_the_paper(bits: int) -> None:
     assert grid.round_trip(torch.zeros(1)) == grid.scale
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(bits=st.integers(2, 8), seed=st.integers(0, 99), affine=st.booleans())
 def test_what_is_stored_is_integers_plane_by_plane(bits: int, seed: int, affine: bool) -> None:
     x = normal(6, 30, seed=seed)

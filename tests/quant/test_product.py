@@ -66,7 +66,7 @@ def test_blocks_of_one_are_scalar_means() -> None:
     assert float((got - x).square().mean()) == pytest.approx(0.03454, rel=0.02), "Max (1960): 8 levels, normal numbers"
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 99), number=st.integers(2, 40), d=st.integers(1, 6))
 def test_steps_never_raise_the_distance(seed: int, number: int, d: int) -> None:
     points = normal(400, d, seed=seed)
@@ -86,7 +86,6 @@ def test_as_good_as_scikit_learn(number: int, d: int) -> None:
     assert ours < 1.03 * theirs
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 99), d=st.integers(1, 9))
 def test_nearest_is_nearest(seed: int, d: int) -> None:
     points, centres = normal(200, d, seed=seed), normal(30, d, seed=seed + 1)

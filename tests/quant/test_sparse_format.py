@@ -90,7 +90,7 @@ def test_what_is_expected_of_another_size_goes_with_the_share() -> None:
     assert fit(x, "rowscale1").code_bits(half) == fit(x[:100], "rowscale1").code_bits(half)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rows=st.integers(1, 9), columns=st.integers(1, 40), share=st.floats(0, 1), seed=st.integers(0, 99))
 def test_pointers_and_indices_are_those_of_scipy(rows: int, columns: int, share: float, seed: int) -> None:
     x = normal(rows, columns, seed=seed)
@@ -131,7 +131,6 @@ def test_a_parameter_is_counted_as_it_is() -> None:
     assert grid.code_bits(x.shape) == 32 * 9 + entries * (6 + 4)
 
 
-@settings(deadline=None)
 @given(seed=st.integers(0, 99))
 def test_the_value_of_a_row_is_better_than_its_largest_magnitude(seed: int) -> None:
     x = normal(5, 40, seed=seed)

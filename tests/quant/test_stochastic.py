@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -30,7 +30,6 @@ def test_a_number_goes_up_as_often_as_it_is_far_from_the_lower_level(share: floa
     assert float(up.float().mean()) == pytest.approx(share, abs=0.005)
 
 
-@settings(deadline=None)
 @given(bits=st.integers(2, 8), seed=st.integers(0, 99))
 def test_levels_are_one_of_the_two_neighbours(bits: int, seed: int) -> None:
     x = normal(500, seed=seed)

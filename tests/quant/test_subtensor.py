@@ -39,7 +39,7 @@ def noise(largest: Tensor, member: Tensor) -> float:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(channels=st.integers(1, 8), groups=st.integers(1, 8), seed=st.integers(0, 99))
 def test_the_cut_is_the_best_of_all(channels: int, groups: int, seed: int) -> None:
     largest, groups = normal(channels, seed=seed).exp(), min(channels, groups)

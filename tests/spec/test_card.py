@@ -223,7 +223,7 @@ JUNK = (
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 @given(st.data(), st.sampled_from(find.card_names()), JUNK)
 def test_whatever_stands_in_a_card_it_loads_or_is_refused(tmp_path: Path, data, name: str, junk: object) -> None:
     card = yaml.safe_load(find.find_card(name, Path()).read_text())

@@ -21,7 +21,7 @@ def network():
     return EfficientNetLite0().eval()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from([(3, 1), (3, 2), (5, 1), (5, 2), (1, 1)]), st.integers(3, 12), st.integers(3, 12))
 def test_padding_is_that_of_tensorflow(sizes, half_height, half_width):
     """In all max((ceil(n / s) - 1) * s + k - n, 0), the odd one after: tf.nn, "Notes on padding"."""

@@ -23,7 +23,7 @@ def graph(edges: int, seed: int) -> Tensor:
     return torch.stack([numbers // NODES, numbers % NODES])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     edges=st.integers(0, 400),
     seed=st.integers(0, 5),
