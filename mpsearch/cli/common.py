@@ -58,11 +58,16 @@ def find_run(text: str) -> Path:
     raise BadInput(f"{text!r} {what}; runs in {RUNS.absolute()}:{nearest(text, runs)}")
 
 
+def stacked(name: str) -> str:
+    """The name of a measure for the head of a column, on up to three lines: names of cards are long."""
+    return name.replace("@", "\n@").replace(" (", "\n(")
+
+
 def front_table(view: View, points: list[Point]) -> Table:
     """A row per point: bits, goals with test scores and ratios to float, key. Figures of accelerators are labelled."""
     from rich.table import Table
 
-    from mpsearch.engine.measures import is_cost, number, with_error
+    from mpsearch.engine.measures import is_cost
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     tested = any(point.test is not None for point in points)
@@ -70,8 +75,7 @@ def front_table(view: View, points: list[Point]) -> Table:
     for column in ("bits", ""):
         table.add_column(column)
     for goal in view.goals:
-        heading = view.named(goal).replace("@", "\n@").replace(" (", "\n(")  # narrow, for names of cards are long
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(stacked(view.named(goal)), justify="right", overflow="fold")
         if tested and not is_cost(goal.name):
             table.add_column("test", justify="right")
         if is_cost(goal.name):
@@ -81,14 +85,15 @@ def front_table(view: View, points: list[Point]) -> Table:
     for point in points:
         names = [point.name] * (point.kind != "mixed") + ["finetuned"] * point.evaluation.is_finetuned
         names += ["knee"] * point.is_knee
+        names += ["does not fit"] * bool(view.lacks(point))
         cells = [rows.get(point.key, ""), point.summary, ", ".join(names)]
         for goal in view.goals:
-            cells.append(with_error(point.evaluation, goal.name))
+            cells.append(view.told(point.evaluation, goal.name))
             if is_cost(goal.name):
                 ratio = view.ratio(point, goal.name)
                 cells.append("" if ratio is None else f"{ratio:.1f}x")
             elif tested:
                 known = point.test is not None and goal.name in point.test.measures
-                cells.append(number(goal.name, point.test.measures[goal.name]) if known and point.test else "")
+                cells.append(view.number(goal.name, point.test.measures[goal.name]) if known and point.test else "")
         table.add_row(*cells, point.key[:8])
     return table

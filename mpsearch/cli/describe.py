@@ -144,7 +144,7 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     planned = [(name, arena) for name, arena in facts["arena_bytes"].items() if arena is not None][:2]
     if planned:
         laid = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned)
-        screen.print(f"\nactivations at the offsets of a planner: {laid}")
+        screen.print(f"activations at the offsets of a planner: {laid}\n")
     for name, shares in facts["shares"].items():
         _print_shares(screen, name, costs.labelled(name), shares)
     for device in costs.devices:

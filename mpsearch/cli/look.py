@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mpsearch.cli.common import console, find_run, front_table, print_json, say
+from mpsearch.cli.common import console, find_run, front_table, print_json, say, stacked
 from mpsearch.core.errors import BadInput, NothingFeasible, nearest
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def compare(
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for i, head in enumerate(found.head):
-        table.add_column(head, justify="right" if i > 1 else "left", overflow="fold")
+        table.add_column(stacked(head), justify="right" if i > 1 else "left", overflow="fold")
     for row in found.rows:
         table.add_row(*row)
     console().print(table)
@@ -235,8 +235,8 @@ def _about(kind: str, name: str) -> str:
         return f"({error})"
     options = ", ".join(f"{p.name}: {p.default}" for p in inspect.signature(found).parameters.values())
     more = f"  {{{options}}}" if options else ""
-    if kind == "quantizers" and found.menu:
-        more = f"  [{', '.join(found.menu)}]"
+    if menu := getattr(found, "menu", ()):  # of a quantizer
+        more = f"  [{', '.join(menu)}]"
     return (inspect.getdoc(found) or "").partition("\n")[0] + more
 
 

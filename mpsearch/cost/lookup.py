@@ -1,7 +1,7 @@
 """Sums of table entries at many assignments at once, in exact integers: how `Terms` and `Cost` are evaluated.
 
 Three ways, the fastest for what is asked: a few assignments take one gather in all tables; many at a plain sum are a
-product with a sparse matrix of ones; many at anything else pass table after table (`passes`).
+product with a sparse matrix of ones; many at anything else pass table after table (`passes`, `largest`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_array
 
+from mpsearch.cost.largest import Largest
 from mpsearch.cost.passes import Block, Ints, Key, Passes, Row, narrowed
 
 _FEW = 512
@@ -36,13 +37,12 @@ class Lookup:
         self._sizes = np.array(sizes, dtype=np.int64)
         distinct: dict[frozenset[tuple[Key, bytes]], Row] = {}
         for row in rows:
-            constant, varying = _varying(*row)
+            constant, varying = _varying(*row, most_constant=len(rows) == 1)
             name = frozenset((key, table.tobytes()) for key, table in varying.items())
             if name not in distinct or distinct[name][0] < constant:
                 distinct[name] = constant, varying
         self._rows = [row for row in distinct.values() if row[1]]
         self._least = max((constant for constant, tables in distinct.values() if not tables), default=None)
-        self._engines: dict[type[_Engine], _Engine] = {}
 
     def __call__(self, given: ArrayLike) -> Ints:
         """The number [n] at option indices `given` [n, choices]. Raises `IndexError` on what is no option."""
@@ -53,8 +53,10 @@ class Lookup:
         if not self._rows or n == 0:
             self._check(indices)
             return np.full(n, self._least or 0, dtype=np.int64)
-        kind = _Gather if n <= _FEW else Passes if not self._is_plain or indices.flags.f_contiguous else _Product
-        engine = self._engines.get(kind) or self._engines.setdefault(kind, kind(self._sizes, self._rows))
+        if n <= _FEW:
+            engine = self._few
+        else:
+            engine = self._plain if self._is_plain and not indices.flags.f_contiguous else self._many
         found = np.empty(n, dtype=np.int64)
         evaluate = engine.ready(min(n, engine.block))
         for begin in range(0, n, engine.block):
@@ -62,6 +64,22 @@ class Lookup:
             self._check(block)
             evaluate(block, found[begin : begin + engine.block])
         return found if self._least is None else np.maximum(found, self._least)
+
+    @cached_property
+    def _few(self) -> _Engine:
+        return _Gather(self._sizes, self._rows)
+
+    @cached_property
+    def _plain(self) -> _Engine:
+        return _Product(self._sizes, self._rows)
+
+    @cached_property
+    def _many(self) -> _Engine:
+        by_passes = Passes(self._sizes, self._rows)
+        if len(self._rows) == 1:
+            return by_passes
+        by_tables = Largest(self._sizes, self._rows)
+        return by_tables if by_tables.work < by_passes.work else by_passes
 
     @cached_property
     def _is_plain(self) -> bool:
@@ -96,17 +114,21 @@ class _Engine(Protocol):
         """What writes the number [m] at indices [m, choices] into an array [m], for up to `n` of them."""
 
 
-def _varying(constant: int, tables: Mapping[Key, Ints]) -> Row:
-    """The least of each table moved into the constant, and tables that are the same everywhere left out."""
+def _varying(constant: int, tables: Mapping[Key, Ints], most_constant: bool) -> Row:
+    """Tables that are the same everywhere moved into the constant, and the least of the others, so that none is below
+    zero: all of it where that is `most_constant`, else what is below zero, which leaves constants of rows alike."""
     if not tables:
         return constant, {}
     flat = np.concatenate([table.ravel() for table in tables.values()])
     starts = np.cumsum([0, *(table.size for table in tables.values())])[:-1]
     least, most = np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
+    moved = least if most_constant else np.where(least < most, np.minimum(least, 0), least)
     varying = {
-        key: table - low for (key, table), low, high in zip(tables.items(), least, most, strict=True) if low < high
+        key: table - by
+        for (key, table), low, high, by in zip(tables.items(), least, most, moved, strict=True)
+        if low < high
     }
-    return constant + int(least.sum()), varying
+    return constant + int(moved.sum()), varying
 
 
 class _Gather:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from math import ceil
 
@@ -19,6 +19,8 @@ from mpsearch.cost.width import width
 from mpsearch.cost.workload import Kind, Operation, Workload
 
 _OTHER = {"weights": "values", "values": "weights"}
+_LONGER = 1.02
+"""How many times as long as with a wider operand a kernel takes, from which on that is worth a word."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class _Asked:
     """Whether the kernel is faster than with this operand in the width that it runs as."""
     gains: bool
     """Whether the kernel is faster than with this operand in float32."""
+    longer: Mapping[Width, float]
+    """By each wider width of the same choice with which the kernel is faster, how many times as long it takes."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +56,13 @@ class _Fate:
 
     def tail(self, kinds: frozenset[Kind]) -> str:
         """In how many operations, of which kinds where it is not all of `kinds`, and whether it pays."""
-        count = len(self.kernels)
-        which = "" if self.kinds == kinds else f": {_listed(sorted(self.kinds))}"
         gain = "faster only by the bytes that they save" if self.saves else "no faster"
-        return f"({count} operation{'s' * (count != 1)}{which}), {gain}."
+        return f"{_where(self.kernels, self.kinds, kinds)}, {gain}."
 
 
 def promotions(accelerator: Accelerator, workload: Workload, space: Space) -> list[str]:
-    """One sentence for each width of `space` that runs as a wider one, and one for those that gain no time at all.
+    """One sentence for each width of `space` that runs as a wider one, one for each that takes longer than a wider one,
+    and one for those that gain no time at all.
 
     Scales are left out of account: they are small, and the same at every width.
     """
@@ -78,7 +81,22 @@ def promotions(accelerator: Accelerator, workload: Workload, space: Space) -> li
         idle = {asked.width for asked in found if asked.noun == noun} - gaining
         if idle:
             lines.append(f"{_words(idle)} {noun} gain no time at all on {name}.")
-    return lines
+    return lines + [f"{name} takes {line}" for line in _longer(found, kinds)]
+
+
+def _longer(found: Sequence[_Asked], kinds: Mapping[str, frozenset[Kind]]) -> Iterator[str]:
+    """A sentence for widths that take longer than the same wider ones in the same kernels."""
+    alike: dict[tuple[str, tuple[Width, ...], frozenset[int], frozenset[Kind]], dict[Width, float]] = {}
+    for noun, own in dict.fromkeys((asked.noun, asked.width) for asked in found):
+        every = [asked for asked in found if (asked.noun, asked.width) == (noun, own) and asked.longer]
+        wider = tuple(sorted({width for asked in every for width in asked.longer}, key=_order))
+        where = frozenset(asked.kernel for asked in every), frozenset(asked.kind for asked in every)
+        if every:
+            most = max(times for asked in every for times in asked.longer.values())
+            alike.setdefault((noun, wider, *where), {})[own] = most
+    for (noun, wider, kernels, of), times in alike.items():
+        more = f"up to {max(times.values()) - 1:.0%} longer"
+        yield f"{more} for {_words(times)} {noun} than for {_words(wider)} {_where(kernels, of, kinds[noun])}."
 
 
 def _fates(found: Iterable[_Asked]) -> dict[_Fate, list[Width]]:
@@ -107,8 +125,9 @@ def _asked(accelerator: Accelerator, workload: Workload, space: Space) -> Iterat
     for number, kernel in enumerate(fused(accelerator, workload)):
         held = [workload.operand(kernel, place) for place in (kernel.weight, kernel.value)]
         sites = [None if tensor is None else tensor.site for tensor in held]
-        seconds = partial(_seconds, accelerator, workload, kernel, packed, sites)
-        for formats in _pairs([choice_of.get(site or "") for site in sites]) if kernel.macs else ():
+        choices = [choice_of.get(site or "") for site in sites]
+        seconds = cache(partial(_seconds, accelerator, workload, kernel, packed, sites))
+        for formats in _pairs(choices) if kernel.macs else ():
             widths = [FLOAT32 if site is None else width(fmt) for site, fmt in zip(sites, formats, strict=True)]
             runs = accelerator.promote(kernel.kind, *widths)
             for i, tensor in enumerate(held):
@@ -126,7 +145,27 @@ def _asked(accelerator: Accelerator, workload: Workload, space: Space) -> Iterat
                     runs[i],
                     seconds(formats) < seconds(wider),
                     seconds(formats) < seconds(plain),
+                    _beaten_by(seconds, choices, formats, i),
                 )
+
+
+def _beaten_by(
+    seconds: Callable[[tuple[Format, ...]], float],
+    choices: Sequence[Choice | None],
+    formats: tuple[Format, ...],
+    i: int,
+) -> dict[Width, float]:
+    """Wider options of operand `i`, and of what is tied to it, with which a kernel takes less time; how many times."""
+    mine = choices[i]
+    assert mine is not None
+    found = {}
+    for option in mine.options:
+        if width(option).bits > width(formats[i]).bits:
+            other = tuple(option if choice is mine else fmt for choice, fmt in zip(choices, formats, strict=True))
+            times = seconds(formats) / max(seconds(other), 1e-15)
+            if times >= _LONGER:
+                found[width(option)] = times
+    return found
 
 
 def _seconds(
@@ -161,6 +200,12 @@ def _codes(workload: Workload) -> PackedAt:
         return Packed(bits, bits, 0)
 
     return packed
+
+
+def _where(kernels: Collection[int], of: frozenset[Kind], kinds: frozenset[Kind]) -> str:
+    """In how many kernels, of which kinds where it is not all of `kinds`."""
+    which = "" if of == kinds else f": {_listed(sorted(of))}"
+    return f"({len(kernels)} operation{'s' * (len(kernels) != 1)}{which})"
 
 
 def _order(wide: Width) -> tuple[int, str]:

@@ -109,11 +109,11 @@ def _of(
     level = np.maximum(noise, _NEGLIGIBLE)
     worse = excess | (level[:, None, :] > level[:, :, None]).any(axis=0)  # of two, the second is in something
     # of two that are alike the narrower stays, of equal widths the first
-    turn = np.lexsort((np.arange(count), [fmt.bits for fmt in choice.options]))
+    turn = np.argsort([fmt.bits for fmt in choice.options], kind="stable")
     place = np.empty(count, dtype=int)
     place[turn] = np.arange(count)
     beats = ~worse & (worse.T | (place[None, :] < place[:, None]))  # the second beats the first
-    kept = ~beats.any(axis=1)
+    kept = np.asarray(~beats.any(axis=1))
     mean = noise.mean(axis=0)
     quiet = np.where(kept[None, :] & ~worse, mean[None, :], math.inf)  # the quietest of those that are as good
     instead = np.where(kept, np.arange(count), quiet.argmin(axis=1)).astype(np.int16)

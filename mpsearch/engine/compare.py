@@ -16,7 +16,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.front import Front, Scale
 from mpsearch.core.goal import Goal
 from mpsearch.engine.costs import Costs
-from mpsearch.engine.measures import number
+from mpsearch.engine.measures import digits_apart, number
 from mpsearch.engine.plots import axis, page
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.views import View, pairs, staircase
@@ -71,7 +71,10 @@ def compare(results: Sequence[RunResult], page_at: Path | None = None) -> Compar
     costs = [Costs.read(r.folder) for r in results]
     named = [_named(costs, g) for g in goals]
     names, curves = _names(results), tuple(_curve(r, scale) for r in results)
-    rows = tuple(_row(name, r, scale, curve) for name, r, curve in zip(names, results, curves, strict=True))
+    reached = _reached([r.front for r in results])
+    rows = tuple(
+        _row(name, r, told, scale, curve) for name, r, told, curve in zip(names, results, reached, curves, strict=True)
+    )
     shares = [f"at {share:.0%}" for share in _SHARES[:-1]]
     best = [f"{'best' if g.maximise else 'least'} {name}" for g, name in zip(goals, named, strict=True)]
     head = ("run", "driver", "seed", "evaluations", "front", *best, "knee", "hypervolume", *shares, "seconds", "status")
@@ -125,11 +128,22 @@ def _at(curve: Sequence[tuple[int, float]], n: float) -> float:
     return max((value for at, value in curve if at <= n), default=0.0)
 
 
-def _row(name: str, result: RunResult, scale: Scale, curve: Sequence[tuple[int, float]]) -> tuple[str, ...]:
+def _reached(fronts: Sequence[Front]) -> list[list[str]]:
+    """The best of each goal on each of `fronts`, with as many digits as tell them apart."""
+    told: list[list[str]] = [[] for _ in fronts]
+    for goal in fronts[0].goals:
+        best = [f.pick(f"best:{goal.name}").measures[goal.name] if f.members else None for f in fronts]
+        digits = digits_apart(goal.name, [value for value in best if value is not None])
+        for row, value in zip(told, best, strict=True):
+            row.append("–" if value is None else number(goal.name, value, digits))
+    return told
+
+
+def _row(
+    name: str, result: RunResult, best: Sequence[str], scale: Scale, curve: Sequence[tuple[int, float]]
+) -> tuple[str, ...]:
+    """One run; `best` is what it reached of each goal."""
     front, last = result.front, curve[-1][0]
-    best = [
-        number(g.name, front.pick(f"best:{g.name}").measures[g.name]) if front.members else "–" for g in front.goals
-    ]
     knee = View.of(result).sites.summary(front.knee()) if front.members else "–"
     shares = [f"{_at(curve, share * last):.4f}" for share in _SHARES[:-1]]
     spec = result.spec

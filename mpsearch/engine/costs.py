@@ -13,6 +13,8 @@ from typing import Any
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
+from mpsearch.cost.accelerators.base import Capacity
+from mpsearch.engine.capacity import narrowest
 from mpsearch.engine.measures import is_cost, split
 from mpsearch.problem.base import Problem
 from mpsearch.spec.schema import Spec
@@ -39,6 +41,7 @@ class Device:
         name, kind, status, note: as the card says.
         anchors: measured runs that it was fitted to; 0 where it was not.
         heldout_mape: mean absolute error on runs that it was not fitted to, as a share; None where not known.
+        capacities: of the memories that an assignment must fit into.
     """
 
     name: str
@@ -47,6 +50,12 @@ class Device:
     note: str | None = None
     anchors: int = 0
     heldout_mape: float | None = None
+    capacities: tuple[Capacity, ...] = ()
+
+    @classmethod
+    def read(cls, capacities: Sequence[Mapping[str, Any]] = (), **known: Any) -> Device:
+        """As `costs.json` has it."""
+        return cls(**known, capacities=tuple(Capacity(**capacity) for capacity in capacities))
 
     @property
     def fitted(self) -> str:
@@ -61,7 +70,7 @@ class Costs:
 
     Args:
         status: of measures of accelerators: `analytic`, `calibrated` or `measured`.
-        notes: which widths run as wider ones, one sentence each.
+        notes: which widths run as wider ones, and what does not fit into a memory, one sentence each.
         devices: that the goals name.
         samples: scored of the batch that latency, energy and activations are of; None where not known.
         shares: by measure and key of the assignment, what each site or operation adds, in the unit of the measure.
@@ -81,7 +90,9 @@ class Costs:
         shares = {name: {key: problem.shares(name, a) for key, a in wanted.items()} for name in names}
         known = {name: found for name, found in shares.items() if any(found.values())}
         samples = problem.batch_sizes[0] if problem.batch_sizes else None
-        return cls(dict(problem.status), tuple(problem.notes), _devices(spec), samples, known)
+        devices = _devices(spec)
+        lacking = [note for device in devices for note in narrowest(problem, device.name, device.capacities, samples)]
+        return cls(dict(problem.status), (*problem.notes, *lacking), devices, samples, known)
 
     @classmethod
     def read(cls, folder: Path) -> Costs:
@@ -89,7 +100,7 @@ class Costs:
         path = folder / FILE
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            devices = tuple(Device(**device) for device in found["accelerators"])
+            devices = tuple(Device.read(**device) for device in found["accelerators"])
             shares = {name: _unpacked(**packed) for name, packed in found["shares"].items()}
             return cls(found["status"], tuple(found["notes"]), devices, found["samples"], shares)
         except FileNotFoundError:
@@ -157,10 +168,10 @@ def _devices(spec: Spec) -> tuple[Device, ...]:
         return ()
     from mpsearch.problem.costs import accelerators  # late: few runs need the cards
 
-    cards = {device.card.name: device.card for device in accelerators(spec).values()}
+    named = {device.card.name: device for device in accelerators(spec).values()}
     return tuple(
-        Device(card.name, card.kind, card.status, card.note, line.n_anchors, line.heldout_mape)
-        for card, line in ((card, card.calibration) for card in cards.values())
+        Device(card.name, card.kind, card.status, card.note, line.n_anchors, line.heldout_mape, device.capacities)
+        for device, card, line in ((d, d.card, d.card.calibration) for d in named.values())
     )
 
 

@@ -55,7 +55,8 @@ def shares(found: Sequence[Use]) -> list[str]:
     """A line per role: `weight: int2 61 %, int4 39 %` of its elements, on average over the members."""
     roles: dict[str, list[str]] = {}
     for use in found:
-        roles.setdefault(use.role, []).append(f"{use.format} {use.elements:.0%}")
+        share = f"{use.elements:.0%}" if use.elements >= 0.01 else "<1%"
+        roles.setdefault(use.role, []).append(f"{use.format} {share}")
     return [f"{role}: {', '.join(texts)}" for role, texts in roles.items()]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import NothingFeasible
 from mpsearch.core.goal import Goal, Limit
-from mpsearch.cost.terms import Cost, Terms
+from mpsearch.cost.terms import Cost
 from mpsearch.engine.costs import Costs
 from mpsearch.engine.result import RunResult
 from mpsearch.problem.base import Problem
@@ -29,11 +29,11 @@ def refuse_unreachable(problem: Problem, goals: Sequence[Goal]) -> None:
             limited.append((goal, goal.limit, cost))
     if not any(goal.excess(floats, floats) for goal, _, _ in limited):
         return
-    from mpsearch.cost.solve.program import best  # late: scipy takes long to load, and few runs need it
+    from mpsearch.cost.solve.program import best, tightest  # late: scipy takes long to load, and few runs need it
 
     errors = []
     for goal, limit, cost in limited:
-        least = _least(cost)
+        least = tightest(cost)
         if goal.excess({goal.name: least}, floats):
             errors.append(
                 f"goals: {goal.name} {limit} cannot be met: {_plain(least)} is the least that any assignment has. "
@@ -48,25 +48,10 @@ def refuse_unreachable(problem: Problem, goals: Sequence[Goal]) -> None:
 
 def reach(problem: Problem) -> dict[str, tuple[float, float]]:
     """The least and the most that each cost can measure over the space, exactly; without those that have no tables."""
+    from mpsearch.cost.solve.program import loosest, tightest  # late: scipy takes long to load
+
     found = {name: problem.cost(name) for name in problem.costs(Assignment())}
-    return {name: (_least(cost), _most(cost)) for name, cost in found.items() if cost is not None}
-
-
-def _least(cost: Cost) -> float:
-    from mpsearch.cost.solve.program import tightest  # late: scipy takes long to load
-
-    return tightest(cost)
-
-
-def _most(cost: Cost) -> float:
-    """Of the largest of several rows, the most is what the one reaches that can be largest."""
-    units = [-_least(Cost((_negated(terms),))) for terms in cost.rows]
-    return float(cost.measure(round(max(units))))
-
-
-def _negated(terms: Terms) -> Terms:
-    joint = {key: -table for key, table in terms.joint.items()}
-    return Terms(tuple(-row for row in terms.unary), -terms.constant, joint)
+    return {name: (tightest(cost), loosest(cost)) for name, cost in found.items() if cost is not None}
 
 
 def unmet(result: RunResult) -> str:

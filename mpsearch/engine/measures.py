@@ -12,6 +12,8 @@ from mpsearch.core.errors import BadInput, nearest
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.goal import Goal
 
+DIGITS = 3
+"""Digits of a cost where nothing stands beside it."""
 OPERATIONS = ("bops", "bops_baskin", "macs_bits")
 """Counts of operations: the whole name is the unit."""
 _UNITS = {"_bytes": "B", "_bits": "bits", "_s": "s", "_j": "J"}
@@ -53,28 +55,40 @@ def spoken(measure: str) -> str:
     return name.replace("_", " ") + (f" @ {card}" if card else "")
 
 
-def number(measure: str, value: float) -> str:
-    """A measure's value with its unit, short: `12.3 KiB`, `1.23 ms`, `67.2 G` operations, `0.9519`."""
+def number(measure: str, value: float, digits: int = DIGITS) -> str:
+    """A measure's value with its unit, short: `12.3 KiB`, `1.23 ms`, `67.2 G` operations, `0.9519`.
+
+    Args:
+        digits: that count, of a cost; what is none has one more behind the point.
+    """
     unit = _unit(measure)
     if unit is None:
-        return f"{value:.4f}" if abs(value) < 10 else f"{value:.5g}"
+        return f"{value:.{digits + 1}f}" if abs(value) < 10 else f"{value:.{digits + 2}g}"
     if unit == "bits":
-        return f"{value:.3g} bits"
+        return f"{value:.{digits}g} bits"
     if unit != "B":
-        return _prefixed(value, unit)
+        return _prefixed(value, unit, digits)
     power = min(len(_BINARY) - 1, max(0, (max(round(abs(value)), 1).bit_length() - 1) // 10))
     scaled = value / 1024**power
-    return f"{scaled:.{4 if scaled >= 999.5 else 3}g} {_BINARY[power]}"
+    return f"{scaled:.{max(digits, 4 if scaled >= 999.5 else 3)}g} {_BINARY[power]}"
 
 
-def with_error(evaluation: Evaluation, measure: str) -> str:
+def digits_apart(measure: str, values: Iterable[float]) -> int:
+    """The fewest digits with which different `values` look different; no more than 7, where rounding begins."""
+    distinct = set(values)
+    told = {digits: len({number(measure, v, digits) for v in distinct}) for digits in range(DIGITS, 8)}
+    return next(digits for digits, count in told.items() if count == max(told.values()))
+
+
+def with_error(evaluation: Evaluation, measure: str, digits: int = DIGITS) -> str:
     """A measure with its standard error where one is known: `0.9519 ± 0.0041`."""
     value, error = evaluation.measures[measure], evaluation.stderr.get(measure)
+    told = number(measure, value, digits)
     if not error:
-        return number(measure, value)
+        return told
     if _unit(measure) is not None:
-        return f"{number(measure, value)} ± {number(measure, error)}"
-    return f"{number(measure, value)} ± {error:.4f}" if abs(value) < 10 else f"{number(measure, value)} ± {error:.2g}"
+        return f"{told} ± {number(measure, error)}"
+    return f"{told} ± {error:.4f}" if abs(value) < 10 else f"{told} ± {error:.2g}"
 
 
 def meant(name: str, known: Iterable[str]) -> str:
@@ -147,13 +161,13 @@ def _unit(measure: str) -> str | None:
     return "" if name in OPERATIONS else next((unit for end, unit in _UNITS.items() if name.endswith(end)), None)
 
 
-def _prefixed(value: float, unit: str) -> str:
-    """Three digits, with the prefix that keeps them before the point."""
+def _prefixed(value: float, unit: str, count: int) -> str:
+    """So many digits, with the prefix that keeps three before the point."""
     if value == 0 or not isfinite(value):
         return f"{value:g} {unit}".rstrip()
     low, high = _POWERS[unit]
-    exponent = int(f"{value:.2e}".partition("e")[2])  # after rounding: 0.9999 ms is 1 ms
+    exponent = int(f"{value:.{count - 1}e}".partition("e")[2])  # after rounding: 0.9999 ms is 1 ms
     power = min(high, max(low, exponent // 3))
     scaled = value / 1000.0**power
-    digits = f"{scaled:.0f}" if abs(scaled) >= 999.5 else f"{scaled:.3g}"
+    digits = f"{scaled:.0f}" if abs(scaled) >= 10**count - 0.5 else f"{scaled:.{count}g}"
     return f"{digits} {_SI[power]}{unit}".rstrip()

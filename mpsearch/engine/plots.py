@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpsearch.core.goal import Goal
-from mpsearch.engine.measures import is_cost, log2_of, log_ticks, number, with_error
+from mpsearch.engine.measures import is_cost, log2_of, log_ticks, number
 from mpsearch.engine.plots_static import COLOURS, bit_colours, title, write_png
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.views import (
@@ -218,7 +218,7 @@ def bits_figure(view: View) -> Any:
     n = len(widths)
     last = view.goals[-1]
     columns = [
-        f"{i}: {number(last.name, p.measures[last.name])}{' ◆ knee' if p.is_knee else ''}"
+        f"{i}: {view.number(last.name, p.measures[last.name])}{' ◆ knee' if p.is_knee else ''}"
         for i, p in enumerate(members)
     ]
     hover = [
@@ -255,9 +255,9 @@ def table_html(view: View) -> str:
         cells = [f"{p.name}{' (knee)' if p.is_knee else ''}"]
         for g in view.goals:
             ratio = view.ratio(p, g.name)
-            cells.append(with_error(p.evaluation, g.name) + (f" ({ratio:.1f}×)" if ratio else ""))
+            cells.append(view.told(p.evaluation, g.name) + (f" ({ratio:.1f}×)" if ratio else ""))
         cells += [
-            with_error(p.test, g.name) if p.test and g.name in p.test.measures else ""
+            view.told(p.test, g.name) if p.test and g.name in p.test.measures else ""
             for g in view.goals
             if not is_cost(g.name)
         ]

@@ -288,7 +288,7 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
     if 0 < split < len(choices):
         axes.plot((0, len(members)), (split, split), color="#1a1a1a", linewidth=1.4)
     last, step = view.goals[-1], -(-len(members) // 24)
-    names = [number(last.name, p.measures[last.name]) for p in members]
+    names = [view.number(last.name, p.measures[last.name]) for p in members]
     axes.set_xticks(np.arange(0, len(members), step) + 0.5, names[::step], rotation=90, fontsize=7.5)
     for j, p in enumerate(members):
         if p.is_knee:

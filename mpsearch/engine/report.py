@@ -13,9 +13,10 @@ import numpy as np
 
 from mpsearch.core.front import Losses, non_dominated
 from mpsearch.core.goal import Goal
+from mpsearch.engine.capacity import fitting
 from mpsearch.engine.costs import MEANING
 from mpsearch.engine.formats import uses
-from mpsearch.engine.measures import is_cost, number, spoken, with_error
+from mpsearch.engine.measures import is_cost, number, spoken
 from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking_store import FILE, ui_text
@@ -104,7 +105,7 @@ def _question(view: View) -> list[str]:
 
 
 def _scores(view: View, point: Point) -> str:
-    return ", ".join(f"{view.named(g)} {with_error(point.evaluation, g.name)}" for g in view.goals)
+    return ", ".join(f"{view.named(g)} {view.told(point.evaluation, g.name)}" for g in view.goals)
 
 
 def _status(view: View, goal: Goal) -> str:
@@ -130,13 +131,14 @@ def _table(view: View, points: Sequence[Point]) -> list[str]:
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for i, p in enumerate(points):
         mark = " **(knee)**" if p.is_knee else " (on the front)" if p.on_front and p.kind != "mixed" else ""
+        mark += " (does not fit)" if view.lacks(p) else ""
         cells = [str(i), p.name + mark]
         for name in names:
             ratio = view.ratio(p, name)
             cells.append(
-                with_error(p.evaluation, name) + (f" ({ratio:.1f}× smaller)" if ratio and p.kind != "float" else "")
+                view.told(p.evaluation, name) + (f" ({ratio:.1f}× smaller)" if ratio and p.kind != "float" else "")
             )
-        cells += [with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
+        cells += [view.told(p.test, g.name) if p.test and g.name in p.test.measures else "–" for g in tested]
         lines.append("| " + " | ".join([*cells, p.summary or "32", f"`{p.key[:8]}`"]) + " |")
     return lines
 
@@ -244,7 +246,7 @@ def _steps(view: View) -> Iterator[str]:
         for g in view.goals:
             old_value, new_value = before.measures[g.name], after.measures[g.name]
             if old_value != new_value:
-                moved.append(f"{view.named(g)} {number(g.name, old_value)} → {number(g.name, new_value)}")
+                moved.append(f"{view.named(g)} {view.number(g.name, old_value)} → {view.number(g.name, new_value)}")
         more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
         where = f"{', '.join(changed[:4]) or 'nothing'}{more}"
         yield f"* {before.name} → {after.name}: {', '.join(moved)}. Changed: {where}."
@@ -271,9 +273,9 @@ def _finetuning(view: View) -> Iterator[str]:
         before = view.by_key.get(p.evaluation.assignment.key)
         cells = [p.name + (" (on the front)" if p.on_front else "")]
         for g in measured:
-            cells.append(with_error(before.evaluation, g.name) if before else "–")
-            cells.append(with_error(p.evaluation, g.name))
-            cells.append(with_error(p.test, g.name) if p.test and g.name in p.test.measures else "–")
+            cells.append(view.told(before.evaluation, g.name) if before else "–")
+            cells.append(view.told(p.evaluation, g.name))
+            cells.append(view.told(p.test, g.name) if p.test and g.name in p.test.measures else "–")
         yield "| " + " | ".join([*cells, p.summary, f"`{p.key[:8]}`"]) + " |"
 
 
@@ -338,6 +340,8 @@ def _accelerators(view: View) -> Iterator[str]:
         measures = ", ".join(f"`{name}`" for name in costs.of_device(device))
         told = " ".join([f"{part}." for part in (device.fitted, (device.note or "").rstrip(".")) if part])
         yield f"* `{device.name}` ({device.kind}), **{device.status}**: {measures}. {told}".rstrip()
+        rows = {f"{i} ({p.name})": p.measures for i, p in enumerate(view.front)}
+        yield from (f"* {line}" for line in fitting(device.capacities, device.name, rows))
     yield from (f"* {note}" for note in costs.notes)
     if costs.devices:
         batch = f" ({costs.samples} samples scored)" if costs.samples else ""

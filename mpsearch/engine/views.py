@@ -18,7 +18,16 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.goal import Goal
 from mpsearch.core.site import Role
 from mpsearch.engine.costs import Costs
-from mpsearch.engine.measures import is_cost, log2_of, number, ratio_name, spoken, with_error
+from mpsearch.engine.measures import (
+    DIGITS,
+    digits_apart,
+    is_cost,
+    log2_of,
+    number,
+    ratio_name,
+    spoken,
+    with_error,
+)
 from mpsearch.engine.result import RunResult
 
 Kind = Literal["float", "uniform", "mixed"]
@@ -192,6 +201,19 @@ class View:
         status = self.costs.status.get(goal.name)
         return spoken(goal.name) + (f", {status}" if status else "")
 
+    @cached_property
+    def _digits(self) -> Mapping[str, int]:
+        names = [*(goal.name for goal in self.goals), "memory_bytes"]
+        return {n: digits_apart(n, [p.measures[n] for p in self.shown() if n in p.measures]) for n in names}
+
+    def number(self, measure: str, value: float) -> str:
+        """A value as short as the points that are shown stay apart: two of a front are never alike in every goal."""
+        return number(measure, value, self._digits.get(measure, DIGITS))
+
+    def told(self, evaluation: Evaluation, measure: str) -> str:
+        """A measure, as short as `number`, with its standard error where one is known."""
+        return with_error(evaluation, measure, self._digits.get(measure, DIGITS))
+
     def ratio(self, point: Point, measure: str) -> float | None:
         """How many times smaller than the float model a cost is; None for other measures and for zeros."""
         ours, base = point.measures.get(measure, 0.0), self.result.baseline.measures.get(measure, 0.0)
@@ -202,15 +224,24 @@ class View:
         found = {ratio_name(name): self.ratio(point, name) for name in point.evaluation.measures}
         return {name: ratio for name, ratio in found.items() if ratio is not None}
 
+    def lacks(self, point: Point) -> list[str]:
+        """Memories of devices that an assignment does not fit into: `SRAM of cortex-m7-stm32f746`."""
+        return [
+            f"{capacity.memory} of {device.name}"
+            for device in self.costs.devices
+            for capacity in device.capacities
+            if point.measures.get(f"{capacity.measure}@{device.name}", 0.0) > capacity.bytes
+        ]
+
     def hover(self, point: Point) -> str:
         """What a picture says about a point, in lines of HTML."""
         lines = [f"<b>{point.name}</b>  {'· knee' if point.is_knee else ''}", f"bits {point.summary or 'float'}"]
         for goal in self.goals:
-            text = f"{self.named(goal)} {with_error(point.evaluation, goal.name)}"
+            text = f"{self.named(goal)} {self.told(point.evaluation, goal.name)}"
             if (ratio := self.ratio(point, goal.name)) is not None and ratio != 1:
                 text += f" ({ratio:.2g}× smaller)"
             if point.test is not None and goal.name in point.test.measures and not is_cost(goal.name):
-                text += f", test {number(goal.name, point.test.measures[goal.name])}"
+                text += f", test {self.number(goal.name, point.test.measures[goal.name])}"
             lines.append(text)
         return "<br>".join([*lines, f"key {point.key[:8]}"])
 

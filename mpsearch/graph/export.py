@@ -177,7 +177,8 @@ def _lower(program: torch.export.ExportedProgram, model: nn.Module, keep_dropout
     if keep_dropout:
         dropout.hold(program.graph)
         program.graph_module.recompile()
-    evaluation = program.run_decompositions({})
+    with warnings.catch_warnings(action="ignore"):  # torch warns of how it copies its own trees
+        evaluation = program.run_decompositions({})
     signature, old = evaluation.graph_signature, evaluation.graph
     specs = {spec.arg.name: spec for spec in signature.input_specs}
     known = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))

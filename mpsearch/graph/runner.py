@@ -15,6 +15,7 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import FP32
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.interpret import Interpreter, Stream
+from mpsearch.graph.program import Ref
 
 _OVERHEAD = 0.1
 """Share of an evaluation that is no multiplication: walking the graph, the metric, writing the result down."""
@@ -98,6 +99,23 @@ class GraphRunner(Runner):
         if self._correction is not None:
             self._correction.prepare()
         return self.output(interpreter.run(self.streams[split][batch]), split, batch)
+
+    def corrected_biases(self, assignment: Assignment) -> dict[str, Tensor]:
+        """Biases of layers at `assignment` with their correction added, by name; a layer without a bias has none."""
+        interpreter, found = self.interpreter, {}
+        if self._correction is not None:
+            interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
+            self._correction.prepare()
+            for index in interpreter.program.corrected:
+                step = interpreter.program.steps[index]
+                bias = step.arguments[2] if len(step.arguments) > 2 else None
+                assert step.corrected is not None
+                fmt = interpreter.formats[step.corrected]
+                added = self._correction.correction(step, fmt, interpreter.version(index))
+                if isinstance(bias, Ref) and added is not None:
+                    name = interpreter.program.steps[bias.step].name
+                    found[name] = interpreter.program.tensors[name] + added
+        return found
 
     def output(self, flat: Sequence[Any], split: str, batch: int) -> Any:
         """The model's own output, on the CPU, of the flat outputs of the program on one batch: padded rows cut off."""

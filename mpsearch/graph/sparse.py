@@ -50,6 +50,23 @@ def edge_index(adjacency: Any) -> Tensor:
     return torch.stack([source, target])
 
 
+def refuse_held(model: nn.Module) -> None:
+    """Raise `BadInput`, with what to do, where the model itself holds a sparse matrix: no exported graph has one.
+
+    Whether it stands for edges or for a matrix that multiplies, its layers alone know.
+    """
+    held = []
+    for path, module in model.named_modules():
+        own = {**vars(module), **dict(module.named_buffers(recurse=False)), **dict(module.named_parameters("", False))}
+        held += [f"{path}.{name}" if path else name for name, value in own.items() if is_sparse(value)]
+    if held:
+        raise BadInput(
+            f"the model holds {', '.join(held)} as a sparse matrix, which cannot be exported: for message passing "
+            "hold the edges, edge_index [2, edges] (mpsearch.graph.sparse.edge_index(matrix)), or give the matrix as "
+            "an input of the model; where it multiplies, hold matrix.to_dense()."
+        )
+
+
 def with_edges(tree: Any, weighted: bool = False) -> Any:
     """`tree` with every sparse adjacency in it replaced by its `edge_index`, or, `weighted`, by `Edges`.
 

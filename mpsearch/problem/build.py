@@ -25,6 +25,7 @@ from mpsearch.graph.notes import noted
 from mpsearch.graph.operations import operations
 from mpsearch.graph.program import compile_program
 from mpsearch.graph.runner import GraphRunner, layout
+from mpsearch.graph.sparse import refuse_held
 from mpsearch.graph.structure import structure
 from mpsearch.graph.workload import parameters, values
 from mpsearch.problem.costs import Computed, graph_costs, hooked_costs
@@ -73,6 +74,7 @@ def assemble(
     device: torch.device,
 ) -> ModelProblem:
     """Put the parts of a problem together: from the exported graph, or by module hooks where that fails."""
+    refuse_held(model)
     state = {name: tensor.detach() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
     cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
     examples = {split: [example(batch, device) for batch in found] for split, found in batches.items()}

@@ -24,7 +24,7 @@ from mpsearch.cost.promotions import promotions
 from mpsearch.cost.workload import Held, Workload
 from mpsearch.spec.card import InPlace, Layout
 from mpsearch.spec.find import find_card
-from mpsearch.spec.schema import GoalSpec, Spec
+from mpsearch.spec.schema import Spec
 
 
 def accelerators(spec: Spec) -> dict[str, Accelerator]:
@@ -65,9 +65,13 @@ def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) 
     for goal in spec.goals:
         if goal.accelerator is not None:
             device = devices[goal.accelerator]
-            measures[goal.measure] = _measure(goal, device, computed, packed)
+            measures[goal.measure] = _measure(goal.name, device, computed, packed)
             status[goal.measure] = device.card.status
     for device in devices.values():
+        for capacity in device.capacities:  # whether an assignment fits is told, a goal or not
+            name = f"{capacity.measure}@{device.card.name}"
+            measures.setdefault(name, _measure(capacity.measure, device, computed, packed))
+            status.setdefault(name, device.card.status)
         notes += promotions(device, computed.workload, space)
     planned = partial(arena_bytes, Layout(), InPlace(elementwise=False), computed.values, packed)
     return CostModel(measures, status, tuple(notes), computed.workload, planned)
@@ -89,9 +93,9 @@ def hooked_costs(
     return CostModel(memory_measures(parameters, values, packed, knows_lifetimes=False))
 
 
-def _measure(goal: GoalSpec, device: Accelerator, computed: Computed, packed: PackedAt) -> Measure:
+def _measure(name: str, device: Accelerator, computed: Computed, packed: PackedAt) -> Measure:
     card = device.card
-    match goal.name:
+    match name:
         case "latency_s":
             return latency(device, computed.workload, packed)
         case "energy_j":
@@ -100,4 +104,4 @@ def _measure(goal: GoalSpec, device: Accelerator, computed: Computed, packed: Pa
             return device_memory(card.layout, computed.parameters, computed.values, packed)
         case "activation_peak_bytes":
             return device_peak(card.layout, card.inplace, computed.values, packed)
-    raise BadInput(f"goals: {goal.name} has no accelerator; leave out accelerator: {goal.accelerator}.")
+    raise BadInput(f"goals: {name} has no accelerator; leave out accelerator: {card.name}.")

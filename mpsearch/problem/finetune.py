@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -36,6 +37,7 @@ def finetune(
     seed: int,
     score: Callable[[Mapping[str, float]], float] | None = None,
     watch: Watch = unwatched,
+    start: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Trained:
     """Train `assignment` by `recipe`; the same seed gives the same weights.
 
@@ -43,12 +45,13 @@ def finetune(
         score: of the objective's measures on the validation split, less is better; None for the validation loss.
             Among epochs of equal score the least validation loss decides.
         watch: is told of each step.
+        start: tensors that training starts from instead of the model's own, by name.
 
     Raises:
         Diverged: the loss is not finite; the message has the epoch and the step.
     """
     trainable = trainer.trainable
-    trainable.load(trainer.program.tensors)
+    trainable.load({**trainer.program.tensors, **start})
     with _seeded(f"{seed} {assignment.key} {recipe.digest}"):
         quantization = trainer.quantization(assignment, recipe.steps == "learned")
         refit(trainer, quantization)

@@ -142,8 +142,10 @@ class ModelProblem(Problem):
     def finetune(
         self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None = None, watch: Watch = unwatched
     ) -> Trained:
-        score = None if goal is None else goal.loss
-        return finetune(self.trainer, assignment, recipe, seed, score, watch)
+        score, trainer = None if goal is None else goal.loss, self.trainer
+        assert isinstance(self.runner, GraphRunner)
+        start = self.runner.corrected_biases(assignment)
+        return finetune(trainer, assignment, recipe, seed, score, watch, start)
 
     def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
         return self.evaluate_trained(Trained.load(weights), split)

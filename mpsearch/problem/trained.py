@@ -15,6 +15,8 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.spec.schema import Recipe
 
+_HEADER = "mpsearch.finetuned/1"
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -50,28 +52,29 @@ class Trained:
     best: int = 0
 
     def save(self, path: Path) -> None:
-        """As safetensors, the rest as text in its header."""
-        header = {
-            "assignment": json.dumps(self.assignment.texts()),
-            "recipe": self.recipe.model_dump_json(),
-            "history": json.dumps([asdict(epoch) for epoch in self.history]),
-            "best": str(self.best),
+        """As safetensors, the rest as JSON in its header: one text, for several would come in any order."""
+        facts = {
+            "assignment": self.assignment.texts(),
+            "recipe": self.recipe.model_dump(),
+            "history": [asdict(epoch) for epoch in self.history],
+            "best": self.best,
         }
-        save_file({name: tensor.contiguous().cpu() for name, tensor in self.tensors.items()}, path, header)
+        tensors = {name: tensor.contiguous().cpu() for name, tensor in self.tensors.items()}
+        save_file(tensors, path, {_HEADER: json.dumps(facts)})
 
     @classmethod
     def load(cls, path: Path) -> Trained:
         """Inverse of `save`, tensors on the CPU. Raises `BadInput` on another file."""
         try:
             with safe_open(path, "pt") as file:
-                header = file.metadata() or {}
+                facts = json.loads((file.metadata() or {})[_HEADER])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
             return cls(
-                Assignment.parse(json.loads(header["assignment"])),
-                Recipe.model_validate_json(header["recipe"]),
+                Assignment.parse(facts["assignment"]),
+                Recipe.model_validate(facts["recipe"]),
                 tensors,
-                tuple(Epoch(**epoch) for epoch in json.loads(header["history"])),
-                int(header["best"]),
+                tuple(Epoch(**epoch) for epoch in facts["history"]),
+                facts["best"],
             )
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             raise BadInput(f"{path}: not the weights of a finetuned member ({error}); restore or delete it.") from error

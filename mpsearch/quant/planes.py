@@ -13,6 +13,10 @@ Text: `planes BITS[:sym|:affine][:tensor|:channel|:gN][:max|:mse|:gain]`, 1 to 8
   the product gains a correction of rank one, whose sums are popcounts too.
 * `max`, `mse`, `gain`: as for integers (`mpsearch.quant.integer`).
 
+A product of b and c planes takes b c products of single bits, which is what `bops` counts. A machine that does r of
+them in the time of one product of integers gains while b c < r. Shifting and adding the planes of a sum, and splitting
+a value, cost once per result and per value, which is not counted.
+
 Defaults: `sym:channel:gain` for weights (1 bit: `mse`), `sym:channel:mse` for embeddings, `affine:tensor:mse` for
 values. Codes are stored plane by plane, all lowest digits first; they take what integers of as many bits take.
 
@@ -45,16 +49,6 @@ from mpsearch.quant.scale import Levels, fit_scale
 _OPTIONS = Options(
     ("sym", "affine", "tensor", "channel", "g32", "max", "mse", "gain"), map="sym|affine", grain=GRAIN, range=SCALED
 )
-
-
-def binary_macs(macs: int, weight_bits: int, value_bits: int) -> int:
-    """Multiply-accumulates of single bits (XNOR, popcount) in place of `macs` of integers: one for each pair of planes.
-
-    So 2 x 2 bits cost 4, 8 x 8 bits 64, 1 x 8 bits 8. A machine that does r of them in the time of one product of
-    integers gains while weight_bits * value_bits < r. Shifting and adding the planes of a sum, and splitting a value,
-    cost once per result and per value, which is not counted.
-    """
-    return macs * weight_bits * value_bits
 
 
 def split(codes: Tensor, bits: int) -> Tensor:

@@ -21,7 +21,8 @@ G = E[x x^T] [d, d] of what a block is multiplied with, the one matrix for all b
 (v - c)^T G (v - c), so that the output is what changes least. With R^T R = G, that is k-means on R v, for the means and
 for who is nearest. Where inputs are not known (embeddings, recurrent and transposed layers, models that cannot be
 exported) blocks are weighed alike. The source learns from inputs of the network as compressed so far, and then trains;
-here neither happens.
+here neither happens. Weights of ResNet-20 on CIFAR-10, all else float, 1,000 images for validation: with `pq1:d8` the
+accuracy is 0.42, and 0.28 with blocks weighed alike; with `pq2` 0.863 and 0.868 (log-loss 0.43 and 0.45).
 
 Source: Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neural Networks" (ICLR 2020, arXiv
 1907.05686), its code in facebookresearch/kill-the-bits; the form with R is our own derivation.

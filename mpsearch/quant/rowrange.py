@@ -18,8 +18,10 @@ from math import prod
 import torch
 from torch import Tensor
 
+from mpsearch.core.codes import Codes
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
+from mpsearch.core.width import Width
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.options import Options, refuse
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
@@ -27,8 +29,8 @@ from mpsearch.quant.rows import Rows
 
 _OPTIONS = Options(("(none)",))
 _BITS = (*range(1, 9), 16)
-_RANGE_BITS = 64
-"""Least value and scale of a row, a float32 each."""
+_END_BITS = 32
+"""Of the least value of a row, and of its scale."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,12 @@ class RowRangeGrid(Grid):
         scale = scale.masked_fill(scale == 0, 1.0)
         return ((rows - least) / scale).round_().clamp_(0, top), scale, least
 
-    def code_bits(self, shape: tuple[int, ...]) -> int:
-        return prod(shape) * self.bits + _RANGE_BITS * self.rows.size(shape)[0]
+    def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
+        ends = Codes(self.rows.size(shape)[0], _END_BITS)
+        return Codes(prod(shape), self.bits), ends, ends
 
     def nbits(self, shape: tuple[int, ...]) -> int:
-        return 8 * packed_bytes(prod(shape), self.bits) + _RANGE_BITS * self.rows.size(shape)[0]
+        return 8 * packed_bytes(prod(shape), self.bits) + 2 * _END_BITS * self.rows.size(shape)[0]
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         codes, scale, least = self._coded(self.rows.of(finite(x)))
@@ -96,3 +99,7 @@ class RowRange(Quantizer):
         self.canonical(fmt, role)
         finite(sample)
         return RowRangeGrid(int(fmt.bits), Rows.of_role(role, axis))
+
+    def width(self, fmt: Format) -> Width:
+        """Its bits: the scale of a row multiplies what the row is summed to, the least value its sum of weights."""
+        return Width(int(fmt.bits))

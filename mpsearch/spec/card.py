@@ -162,6 +162,9 @@ def load_card(path: Path) -> Any:
             card_type = device.card_type
         except BadInput as error:
             faults.append((("kind",), str(error)))
+    elif "kind" not in data:
+        kinds = ", ".join(registry.names("accelerators"))
+        faults.append((("kind",), f"is required and missing; the kinds are {kinds}."))
     blocks = {f.alias or name: f.annotation for name, f in card_type.model_fields.items()}
     card, found = validate(card_type, data, hint)
     faults += check_card(data, card_name(path), list(blocks))

@@ -73,7 +73,10 @@ def check_card(data: Mapping[str, Any], name: str, known: Collection[str]) -> Fa
 def hint(key: str, allowed: list[str]) -> str | None:
     """What an unknown key is called here, where it has no unit, another unit, or names another quantity."""
     if _SPARSE.search(key) or _OPERATIONS.search(key):
-        return f"{DENSE}; write peak_mac_per_s, never a sparse figure."
+        rates = [name for name in allowed if "mac_per_s" in name]
+        if not rates and "rows" in allowed:
+            return f"the rate of an array follows from its size and clock; write {', '.join(sorted(allowed))}."
+        return f"{DENSE}; write {' or '.join(rates) or 'peak_mac_per_s'}, never a sparse figure."
     stem = key.lower().partition("_")[0]
     found = [name for name in allowed if name.partition("_")[0] == stem or name == _IS_CALLED.get(stem)]
     return f"units stand in names, without prefixes such as giga; write {' or '.join(found)}." if found else None

@@ -54,12 +54,17 @@ def _sentence(error: ErrorDetails, model: type[BaseModel], hint: Hint) -> str:
         special = hint(key, allowed)
         return f"unknown key {key!r}" + (f": {special}" if special else f".{nearest(key, allowed)}")
     if kind == "missing":
-        return "is required and missing."
+        about = _about(model, error["loc"])
+        return "is required and missing" + (f": {about[0].lower()}{about[1:]}" if about else ".")
     if kind == "value_error":
         return f"{error['ctx']['error']}".removesuffix(".") + "."
     if kind in ("literal_error", "enum"):
         allowed = re.findall("'([^']+)'", error["ctx"]["expected"])
         return f"{value!r} is not allowed.{nearest(str(value), allowed)}"
+    if kind in ("tuple_type", "list_type"):
+        return f"must be a list, got {_shown(value)}."
+    if kind in ("model_type", "dict_type"):
+        return f"must be a mapping of keys to values, got {_shown(value)}."
     if kind == "greater_than":
         return f"must be above {error['ctx']['gt']:g}, got {value!r}."
     message = error["msg"].removeprefix("Input ")
@@ -78,6 +83,16 @@ def _keys(model: Any, where: tuple[int | str, ...]) -> list[str]:
         if step in fields:
             model = model_in(fields[step].annotation)
     return sorted(f.alias or name for name, f in model.model_fields.items() if name != "resolved")
+
+
+def _about(model: Any, where: tuple[int | str, ...]) -> str | None:
+    """What the field at `where` says of itself."""
+    field = None
+    for step in where:
+        found = next((f for name, f in getattr(model, "model_fields", {}).items() if step in (name, f.alias)), None)
+        if found is not None:
+            field, model = found, model_in(found.annotation)
+    return None if field is None else field.description
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:

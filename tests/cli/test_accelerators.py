@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mpsearch.engine.load import load_result
+from mpsearch.engine.report import markdown
+from mpsearch.engine.views import View
 from mpsearch.spec.find import find_card
 
 T4, LATENCY = "nvidia-t4", "latency_s@nvidia-t4"
@@ -82,6 +85,22 @@ def test_a_run_labels_its_figures(cli, space: Path, projections: None) -> None:
     assert f"* `nvidia-t4` (roofline), **analytic**: `{LATENCY}`." in report
     assert f"`{LATENCY}` (analytic)" in report
     assert f"{LATENCY} (analytic)" in Path("found/costs.html").read_text()
+
+
+def test_members_that_a_microcontroller_has_no_room_for_are_marked(cli, space: Path) -> None:
+    text = find_card("cortex-m7-stm32f746", Path()).read_text(encoding="utf-8")
+    Path("small.yaml").write_text(text.replace("name: cortex-m7-stm32f746", "name: small").replace("1048576", "400"))
+    goals = "goals=[{name: accuracy, maximise: true}, {name: memory_bytes}, {name: latency_s, accelerator: small.yaml}]"
+    goals = goals.replace("small.yaml", str(Path("small.yaml").absolute()))
+    done = cli("run", "--space", space, "--out", "found", "--set", goals, "--set", ALL, "--json")
+    assert done.code == 0, done.err
+    needs = [member["measures"]["memory_bytes@small"] for member in json.loads(done.out)["members"]]
+    fit = sum(bytes_ <= 400 for bytes_ in needs)
+    rows = [line for line in cli("front", "found").out.splitlines() if line.split()[0].isdigit()]
+    assert [("does not fit" in row) for row in rows] == [bytes_ > 400 for bytes_ in needs]
+    report = markdown(View.of(load_result(Path("found"))))
+    assert f"* {fit} of {len(needs)} members fit into its flash (400 B for `memory_bytes@small`" in report
+    assert report.count("(does not fit)") >= len(needs) - fit
 
 
 def test_short_names_mean_the_only_accelerator(cli, found: Path) -> None:

@@ -20,7 +20,7 @@ from mpsearch.cost.device import energy, latency, run
 from mpsearch.cost.kernels import MOST_READS, fused
 from mpsearch.cost.memory import Packed, PackedAt
 from mpsearch.cost.promotions import promotions
-from mpsearch.cost.workload import Access, Held, Kind, Operation, Workload
+from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Workload
 
 FORMATS = [Format("int", bits) for bits in (2, 3, 4, 8)] + [Format("fp", 16), FP32]
 JOINING = [Kind.ELEMENTWISE, Kind.NORM]
@@ -271,6 +271,36 @@ def test_what_is_said_of_weights_alone() -> None:
     assert promotions(bundled("nvidia-t4"), *network(["int4", "int8", "fp32"], [])) == [
         "nvidia-t4 runs int4 and int8 weights as fp32 beside fp32 values (2 operations), no faster.",
         "int4 and int8 weights gain no time at all on nvidia-t4.",
+    ]
+
+
+def test_what_is_said_of_widths_that_take_longer_than_wider_ones() -> None:
+    mcu = bundled("cortex-m7-stm32f746")  # an instruction of unpacking more for 4 bits and 2 than for 8: 1.5 to 1.125
+    assert promotions(mcu, *network(["int2", "int4", "int8"], ["int8"]))[-1] == (
+        "cortex-m7-stm32f746 takes up to 33% longer for int2 and int4 weights than for int8 (2 operations)."
+    )
+    # 16 rows of BitFusion take 64 / (w a) values each at once: the narrower the values, the more weights are padding
+    fusion = bundled("bitfusion-eyeriss45")
+    held = (Held("x", 128, 16, site="x"), Held("w", 4608, 64, site="w", is_parameter=True), Held("out", 1024))
+    gemm = Gemm(m=16, n=64, k=72, window=9)
+    short = Operation("short", Kind.CONV, (Access(0, 128), Access(1, 4608)), Access(2, 1024), gemm.macs, 1, 0, gemm)
+    made, (int2, int4, int8) = Workload(held, (short,)), (Format("int", bits) for bits in (2, 4, 8))
+    space = Space((Choice("w", ("w",), (int8,)), Choice("x", ("x",), (int2, int4, int8))))
+
+    def took(value: Format) -> float:
+        elements = {tensor.site: tensor.elements for tensor in held}
+
+        def codes(site: str, fmt: Format) -> Packed:
+            bits = elements[site] * int(fmt.bits)
+            return Packed(bits, bits, 0)
+
+        return fusion.seconds(run(fusion, made, short, codes, {"w": int8, "x": value}))
+
+    assert took(int2) > took(int4) > took(int8)
+    card, where = "bitfusion-eyeriss45", "(1 operation)."
+    assert promotions(fusion, made, space)[-2:] == [
+        f"{card} takes up to {took(int2) / took(int8) - 1:.0%} longer for int2 values than for int4 and int8 {where}",
+        f"{card} takes up to {took(int4) / took(int8) - 1:.0%} longer for int4 values than for int8 {where}",
     ]
 
 

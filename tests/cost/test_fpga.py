@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from accelerator_runs import at, device, linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mpsearch.core.errors import BadInput
 from mpsearch.core.width import FLOAT32, Width
+from mpsearch.cost.accelerators.load import load_accelerator
 from mpsearch.cost.workload import Kind
 
 MODERATE = settings(max_examples=60, deadline=None)
@@ -68,3 +72,20 @@ def test_blocks_multiply_beside_the_tables(w: int, a: int, products: float) -> N
     plain, both = device("esb-zcu102"), device("esb-zcu102", dsp={"count": 1000, "freq_hz": 3e8})
     gained = both.mac_per_s(Width(w), Width(a)) - plain.mac_per_s(Width(w), Width(a))
     assert gained == pytest.approx(3e11 * products)
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("gops_per_klut: 10.95", "'gops_per_klut': peaks are dense MAC/s = dense TOPS / 2"),
+        ("gops_per_klut: 10.95", "; write peak_mac_per_s_per_klut, never a sparse figure."),
+        ("dsp: null", "fpga.peak_mac_per_s_per_klut: is required and missing: published peak of 1000 look-up tables"),
+    ],
+)
+def test_a_card_without_the_peak_is_told_what_it_is(tmp_path: Path, written: str, told: str) -> None:
+    path = tmp_path / "mine.yaml"
+    head = "schema: mpsearch.accelerator/1\nname: mine\nkind: fpga\nstatus: analytic\nsrc: {fpga: a paper}\n"
+    path.write_text(f"{head}fpga: {{luts: 1000, {written}}}\n")
+    with pytest.raises(BadInput) as caught:
+        load_accelerator(path)
+    assert any(told in error for error in caught.value.errors), caught.value.errors

@@ -220,7 +220,7 @@ BAD_FILES = {
 
 
 def test_what_is_no_width_is_a_fault(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"table\.rows\[0\]\.w: .*pattern"):
+    with pytest.raises(BadInput, match=r"table\.rows\[0\]\.w: .* is not a width"):
         load_accelerator(card(tmp_path, TABLE.replace("w: fp32", "w: xfp32yy", 1)))
 
 
@@ -249,6 +249,15 @@ def test_a_faulty_table_is_refused(body: str, tmp_path: Path) -> None:
     table_file(tmp_path, "seconds")
     with pytest.raises(BadInput, match=BAD_BODIES[body]):
         load_accelerator(card(tmp_path, body))
+
+
+def test_bare_bits_are_integers_in_rows_as_in_files(tmp_path: Path) -> None:
+    bare = TABLE.replace("w: int8, a: int8", "w: 8, a: '8'")
+    assert bare != TABLE
+    assert load_accelerator(card(tmp_path, bare)).entries == load_accelerator(card(tmp_path, name="other")).entries
+    for wrong in ("0", "-8", "8.0", "true", "wide"):
+        with pytest.raises(BadInput, match=r"table\.rows\[1\]\.w: .* is not a width such as 4, int8 or fp16\."):
+            load_accelerator(card(tmp_path, TABLE.replace("w: int8", f"w: {wrong}", 1)))
 
 
 def test_operations_of_another_model_are_named(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_what_holds_what() -> None:
 def test_promotion_is_idempotent_holds_both_and_is_the_fastest_that_does(name: str) -> None:
     device = bundled(name)
     some = (*WIDTHS[3::5], *CODES.values())
-    for kind, weight, value in (*product(Kind, WIDTHS, WIDTHS), *product((Kind.LINEAR, Kind.SPMM), some, some)):
+    for kind, weight, value in (*product(Kind, WIDTHS, WIDTHS), *product((Kind.LINEAR,), some, some)):
         w, a = device.promote(kind, weight, value)
         assert device.promote(kind, w, a) == (w, a)
         assert holds(w, weight)

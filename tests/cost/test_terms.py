@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpsearch.cost import lookup, passes
+from mpsearch.cost import largest, lookup, passes
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.testing.toy import Toy
 
@@ -100,6 +100,23 @@ def test_every_way_to_look_up_agrees_with_sums_written_out(problem, few, block):
             found = rows[0](given_as)
             assert found.dtype == np.int64
             assert found.tolist() == written_out(rows[:1], indices)
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows_over_choices())
+def test_passes_and_largest_agree_with_sums_written_out(problem):
+    """Both, where a lookup would take one: of a whole block, and of a shorter one after it."""
+    rows, indices = problem
+    look_up = Cost(tuple(rows))._lookup
+    if not look_up._rows:
+        return
+    expected = written_out(rows, indices)
+    for kind in (passes.Passes, largest.Largest):
+        evaluate = kind(look_up._sizes, look_up._rows).ready(20)
+        found = np.empty(30, dtype=np.int64)
+        for part in (slice(0, 20), slice(20, 30)):
+            evaluate(indices[part].astype(draw_type(indices)), found[part])
+        assert (found if look_up._least is None else np.maximum(found, look_up._least)).tolist() == expected
 
 
 def draw_type(indices):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_on_cards import NOTE, device, run_on, with_shares
+from toy_on_cards import NOTE, OnCards, device, run_on, with_shares
 
 from mpsearch.cli.common import front_table
 from mpsearch.core.errors import BadInput
+from mpsearch.cost.accelerators.base import Capacity
 from mpsearch.engine import plots, report
+from mpsearch.engine.capacity import fitting, narrowest
 from mpsearch.engine.compare import compare
 from mpsearch.engine.costs import MEANING, Costs, gathered, shortened
 from mpsearch.engine.limits import unmet
@@ -66,7 +69,10 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     costs = Costs(
         {"energy_j@a": "calibrated"},
         ("int3 runs as int4.",),
-        (device("a", "calibrated"), device("b", note=None)),
+        (
+            device("a", "calibrated"),
+            replace(device("b", note=None), capacities=(Capacity("flash", "memory_bytes", 9),)),
+        ),
         None,
         {"energy_j@a": {"k0": {"x": 1.5, "y": 0.0}, "k1": {"x": 0.5, "y": 2.0}}},
     )
@@ -119,6 +125,32 @@ def test_the_report_has_what_a_reader_of_the_figures_needs(tmp_path: Path, monke
     whole = report.markdown(View.of(result))
     assert "`latency_s@nvidia-t4 <= baseline * 0.5` (calibrated) (= 18 µs) on validation" in whole
     assert "analytic" not in whole
+
+
+@pytest.mark.parametrize(
+    ("holds", "told"),
+    [
+        (295, "no assignment fits into the flash of chip: it holds 295 B, and the least that memory_bytes@chip can be"),
+        (
+            296,
+            "not every assignment fits into the flash of chip: it holds 296 B, and memory_bytes@chip can be 1.1",
+        ),
+        (1183, "add the goal {name: memory_bytes, accelerator: chip, limit: '<= 1183'}."),
+        (1184, None),
+    ],
+)
+def test_what_does_not_fit_into_a_memory_is_said(holds: int, told: str | None) -> None:
+    toy, capacity = OnCards({"chip": 1.0}), Capacity("flash", "memory_bytes", holds)  # 2 bits are 296 bytes, 8 are 1184
+    found = list(narrowest(toy, "chip", [capacity], 100))
+    assert (told is None) == (found == [])
+    assert told is None or told in found[0]
+    uniform = toy.space.uniform()
+    members = {name: {"memory_bytes@chip": toy.costs(at)["memory_bytes"]} for name, at in uniform.items()}
+    (line,) = fitting([capacity], "chip", members)
+    fit = [name for name, at in members.items() if at["memory_bytes@chip"] <= holds]
+    assert line.startswith(f"{len(fit)} of 3 members fit into its flash")
+    assert all((f"uniform {bits}" in line) == (f"uniform {bits}" not in fit) for bits in (2, 4, 8))
+    assert list(fitting([capacity], "other", members)) == []
 
 
 def test_a_limit_that_nothing_meets_is_labelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

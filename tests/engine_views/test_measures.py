@@ -14,6 +14,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.engine.measures import (
     cost_stem,
+    digits_apart,
     is_cost,
     linear_ticks,
     log_ticks,
@@ -67,6 +68,34 @@ def test_three_digits_and_a_prefix_tell_the_value(measure: str, value: float) ->
     assert told == pytest.approx(value, rel=6e-3)
     if (value >= 1) == (measure == "bops"):
         assert 1 <= float(digits) < 1000
+
+
+@pytest.mark.parametrize(
+    ("measure", "values", "texts"),
+    [
+        ("latency_s@nvidia-t4", [77.31e-6, 77.32e-6, 1.5e-3], ["77.31 µs", "77.32 µs", "1.5 ms"]),
+        ("memory_bytes", [22_118, 22_119, 1024], ["21.6 KiB", "21.601 KiB", "1 KiB"]),
+        ("accuracy", [0.98, 0.98, 0.97], ["0.9800", "0.9800", "0.9700"]),
+        ("log_loss", [0.062341, 0.062349], ["0.06234", "0.06235"]),
+        ("energy_j", [999.95e-3, 1.0], ["999.95 mJ", "1 J"]),
+        ("latency_s", [1234.4, 1234.5], ["1234.4 s", "1234.5 s"]),
+        ("weight_bits", [2.0, 2.0 + 1e-12], ["2 bits", "2 bits"]),
+    ],
+)
+def test_different_values_look_different(measure: str, values: list[float], texts: list[str]) -> None:
+    assert [number(measure, value, digits_apart(measure, values)) for value in values] == texts
+
+
+@given(
+    st.sampled_from(["latency_s@x", "memory_bytes", "bops", "weight_bits"]),
+    st.lists(st.integers(1, 10**6), min_size=1, max_size=6),
+    st.integers(-6, 6),
+)
+def test_no_more_digits_than_needed(measure: str, values: list[int], power: int) -> None:
+    scaled = [value * (1024.0 if "bytes" in measure else 10.0**power) for value in values]
+    digits = digits_apart(measure, scaled)
+    assert len({number(measure, value, digits) for value in scaled}) == len(set(scaled))
+    assert digits == 3 or len({number(measure, value, digits - 1) for value in scaled}) < len(set(scaled))
 
 
 def test_an_error_has_the_unit_too() -> None:

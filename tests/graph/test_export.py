@@ -220,3 +220,10 @@ def test_shapes_are_read_from_the_earliest_value() -> None:
     zeros = [s for s in found.program.steps if s.call is aten.new_zeros.default]
     assert zeros
     assert not any(step.upstream for step in zeros)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("model", [nn.Sequential(nn.Linear(8, 8), nn.ReLU()), LanguageModel()], ids=["mlp", "lstm"])
+def test_what_torch_warns_of_is_not_for_the_user(model: nn.Module) -> None:
+    inputs = TOKENS if isinstance(model, LanguageModel) else randn(2, 8)
+    assert export(model, [Example((inputs,))]).graph.nodes

@@ -13,7 +13,7 @@ from torch_geometric import nn as pyg
 from mpsearch.core.assignment import Assignment
 from mpsearch.graph.export import ExportError
 from mpsearch.graph.hooks import LIMITS
-from mpsearch.problem import build
+from mpsearch.problem import graphed
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch
 
@@ -29,7 +29,7 @@ def both(model: nn.Module, data: Data, monkeypatch: pytest.MonkeyPatch) -> tuple
     def refuse(*_: Any) -> None:
         raise ExportError("Net cannot be exported: this is a test.")
 
-    monkeypatch.setattr(build, "export", refuse)
+    monkeypatch.setattr(graphed, "export", refuse)
     return graph, make_problem(model, data, spec)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +14,16 @@ from parts import Data, Given, Mlp, Net, images, make_spec, randn, rows, splits
 from torch import Tensor, nn
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import BadInput, Diverged
+from mpsearch.core.errors import BadInput, Diverged, ObjectiveFailed
 from mpsearch.core.format import Format
 from mpsearch.core.goal import Goal
 from mpsearch.problem.base import Step
 from mpsearch.problem.build import assemble
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Scores
+from mpsearch.problem.trained import Trained
+from mpsearch.problem.trainer import refuse_to_train
 from mpsearch.spec.schema import Recipe
-
-NO_CORRECTION = {"quantization": {"bias_correction": "none"}}
 
 
 class Labelled(Given):
@@ -59,9 +60,11 @@ def labelled(data: Data) -> Data:
     return {s: [Batch(b.args, largest(*b.args), b.n) for b in found] for s, found in data.items()}
 
 
-def problem_of(model: nn.Module, data: Data, kind: type[Given] = Labelled) -> ModelProblem:
+def problem_of(model: nn.Module, data: Data, kind: type[Given] = Labelled, correction: str = "none") -> ModelProblem:
     data = labelled(data)
-    spec = make_spec(("int2", "int4", "int8", "fp32"), goals=[{"name": "log_loss"}], **NO_CORRECTION)
+    spec = make_spec(
+        ("int2", "int4", "int8", "fp32"), goals=[{"name": "log_loss"}], quantization={"bias_correction": correction}
+    )
     return assemble(spec, kind(model.eval(), data), model.eval(), data, torch.device("cpu"))
 
 
@@ -81,10 +84,14 @@ def mlp() -> ModelProblem:
     return problem_of(Mlp(), splits(rows, 60, 40))
 
 
+@pytest.fixture(scope="module")
+def net() -> ModelProblem:
+    return problem_of(Net(), splits(images, 60, 40), Pictures)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_training_in_float_equals_training_of_the_module(optimizer: str) -> None:
-    model = Net()
-    problem = problem_of(model, splits(images, 60, 40), Pictures)
+def test_training_in_float_equals_training_of_the_module(net: ModelProblem, optimizer: str) -> None:
+    problem, model = net, Net()
     recipe = Recipe(epochs=3, optimizer=optimizer, learning_rate=0.02, weight_decay=0.01)
     trained = problem.finetune(Assignment(), recipe, seed=0)
     ours = copy.deepcopy(model).train()
@@ -110,8 +117,10 @@ def test_training_in_float_equals_training_of_the_module(optimizer: str) -> None
     assert problem.evaluate_trained(trained).measures["log_loss"] == pytest.approx(wanted, rel=1e-4)
 
 
-def test_before_training_it_scores_what_the_search_scores(mlp: ModelProblem) -> None:
-    assignment = assigned(mlp, "int4", "fp32")
+@pytest.mark.parametrize("correction", ["none", "sequential"])
+def test_before_training_it_scores_what_the_search_scores(correction: str) -> None:
+    mlp = problem_of(Mlp(), splits(rows, 60, 40), correction=correction)
+    assignment = assigned(mlp, "int2", "fp32")
     trained = mlp.finetune(assignment, Recipe(epochs=1, learning_rate=1e-12, steps="fitted"), seed=0)
     searched = next(iter(mlp.evaluate([assignment]))).measures["log_loss"]
     assert trained.history[0].validation_loss == pytest.approx(searched, rel=1e-5)
@@ -153,13 +162,10 @@ def test_patience_ends_training_early(mlp: ModelProblem) -> None:
     assert [(p.epoch, p.step) for p in seen[:4]] == [(1, 1), (1, 2), (1, 3), (2, 1)]
 
 
-def test_divergence_names_the_step() -> None:
-    class Broken(Labelled):
-        broken_from = 1
-
-    problem = problem_of(Mlp(), splits(rows, 60, 40), Broken)
+def test_divergence_names_the_step(mlp: ModelProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Labelled, "broken_from", 1)
     with pytest.raises(Diverged, match="the loss was nan at step 1 of epoch 2"):
-        problem.finetune(assigned(problem, "int4"), Recipe(epochs=3), 0)
+        mlp.finetune(assigned(mlp, "int4"), Recipe(epochs=3), 0)
 
 
 def test_an_objective_without_training_is_refused_by_what_it_lacks() -> None:
@@ -168,6 +174,29 @@ def test_an_objective_without_training_is_refused_by_what_it_lacks() -> None:
             return output.sum()
 
     with pytest.raises(BadInput, match=r"Given cannot be trained: .*loss\(output, batch\) and training_batches"):
-        problem_of(Mlp(), splits(rows, 4), Given).require_training()
+        refuse_to_train(Given(Mlp(), {}))
     with pytest.raises(BadInput, match=r"define training_batches\(epoch\); write"):
-        problem_of(Mlp(), splits(rows, 4), NoData).require_training()
+        refuse_to_train(NoData(Mlp(), {}))
+
+
+def test_a_loss_that_raises_is_the_objectives_failure(mlp: ModelProblem, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Labelled, "loss", lambda self, output, batch: output)
+    with pytest.raises(ObjectiveFailed, match="must be a tensor without axes"):
+        mlp.finetune(Assignment(), Recipe(epochs=1), 0)
+    monkeypatch.setattr(Labelled, "loss", lambda self, output, batch: output @ output)
+    with pytest.raises(ObjectiveFailed, match="loss raised RuntimeError"):
+        mlp.finetune(Assignment(), Recipe(epochs=1), 0)
+
+
+def test_a_file_restores_a_member_and_another_is_refused(mlp: ModelProblem, tmp_path: Path) -> None:
+    trained = mlp.finetune(assigned(mlp, "int2", "int4"), Recipe(epochs=2, learning_rate=0.02), 1)
+    trained.save(tmp_path / "weights.safetensors")
+    again = Trained.load(tmp_path / "weights.safetensors")
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "weights.safetensors").read_bytes()
+    assert (again.assignment, again.recipe, again.history) == (trained.assignment, trained.recipe, trained.history)
+    wanted = mlp.evaluate_trained(trained, "test").measures
+    assert mlp.evaluate_finetuned(tmp_path / "weights.safetensors", "test").measures == wanted
+    (tmp_path / "other").write_bytes(b"no weights")
+    with pytest.raises(BadInput, match="not the weights of a finetuned member"):
+        Trained.load(tmp_path / "other")

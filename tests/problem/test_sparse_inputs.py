@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import ObjectiveFailed
+from mpsearch.core.errors import BadInput, ObjectiveFailed
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role
 from mpsearch.problem.model import ModelProblem
@@ -121,3 +121,24 @@ def test_loops_that_a_layer_treats_otherwise_are_refused() -> None:
     """A GCN adds a second loop to one in a sparse adjacency, and none to one in a list."""
     with pytest.raises(ObjectiveFailed, match=r"a layer does otherwise with a sparse adjacency .* give edge_index"):
         problem(Net(pyg.GCNConv(8, 4)).eval(), (DENSE + torch.eye(30)).to_sparse_csr())
+
+
+@pytest.mark.parametrize("layout", [torch.sparse_csr, torch.sparse_coo])
+@pytest.mark.parametrize("is_buffer", [True, False])
+def test_a_sparse_matrix_inside_the_model_is_refused_with_what_to_do(layout: torch.layout, is_buffer: bool) -> None:
+    class Holding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net(pyg.SAGEConv(8, 4))
+            adjacency = DENSE.to_sparse(layout=layout)
+            if is_buffer:
+                self.net.register_buffer("adjacency", adjacency)
+            else:
+                self.net.adjacency = adjacency
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x, self.net.adjacency)
+
+    data = {split: [Batch((X,), None, 30)] for split in ("calibration", "validation", "test")}
+    with pytest.raises(BadInput, match=r"holds net\.adjacency as a sparse matrix.*edge_index.*to_dense\(\)"):
+        make_problem(Holding().eval(), data, make_spec())

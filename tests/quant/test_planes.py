@@ -18,7 +18,7 @@ from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.grid import Grid
 from mpsearch.quant.integer import Integer
 from mpsearch.quant.packing import packed_bytes
-from mpsearch.quant.planes import OddGrid, Planes, binary_macs, join, pack_planes, split, unpack_planes
+from mpsearch.quant.planes import OddGrid, Planes, join, pack_planes, split, unpack_planes
 
 WEIGHT, VALUE = Role.WEIGHT, Role.ACTIVATION
 
@@ -153,12 +153,6 @@ def test_errors_of_normal_numbers_are_those_of_the_best_uniform_grid(bits: int, 
     x = normal(300_000)
     miss = fit(x, f"planes{bits}:tensor:mse").round_trip(x) - x
     assert float(miss.square().mean()) == pytest.approx(error, rel=0.02)
-
-
-def test_binary_macs() -> None:
-    assert [binary_macs(1000, w, v) for w, v in ((1, 1), (2, 2), (1, 8), (4, 4), (8, 8))] == [
-        1000, 4000, 8000, 16000, 64000
-    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

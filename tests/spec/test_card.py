@@ -106,7 +106,7 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("mpsearch.accelerator/1", "mpsearch.space/1", "schema: 'mpsearch.space/1' is not allowed."),
         ("schema: mpsearch.accelerator/1\n", "", "schema: is required and missing."),
         ("kind: roofline", "kind: rooflin", "mine.yaml:3:1: kind: unknown accelerator 'rooflin'. Did you mean 'roofline'?"),
-        ("kind: roofline\n", "", "kind: is required and missing."),
+        ("kind: roofline\n", "", "kind: is required and missing; the kinds are bitfusion, bitserial, fpga, lut_table, mcu, roofline, systolic."),
         ("status: analytic", "status: guessed", "status: 'guessed' is not allowed."),
         ("status: analytic", "status: calibrated", "status: 'calibrated' needs calibration.n_anchors"),
         ("status: analytic", "status: measured", "status: 'measured' is for tables with a measurement block"),
@@ -135,6 +135,8 @@ def test_shipped_cards_are_valid_and_say_where_every_number_is_from(name: str) -
         ("{w8a8: 0.5, all: 0.3}", "{w8a8: 0.5}", "efficiency.linear: says nothing of fp16, fp32"),
         ("launch_s: 5e-6", "launch_s: 1e300", "overhead.launch_s: should be less than or equal to 1000"),
         ("overhead: {", "layout: {storage_bits: []}\noverhead: {", "layout.storage_bits: tuple should have at least 1 item"),
+        ("overhead: {launch_s: 5e-6}", "overhead: 5e-6", "overhead: must be a mapping of keys to values, got 5e-06."),
+        ("[conv, linear]", "conv", "precision.legal[0].kinds: must be a list, got 'conv'."),
         # YAML
         ("note: One of mine.", "note: One of mine.\nnote: Twice.", "key 'note' is written twice; it is also on line 5; keep one."),
         ("65.0e12", ".inf", ".inf is not a finite number."),
@@ -299,6 +301,6 @@ def test_the_page_on_accelerators_lists_every_card_and_its_example_loads(tmp_pat
         assert f"| `{name}` |" in page
     for row in re.findall(r"\| `([a-z0-9-]+)` \| roofline \| ([^|]*)\|", page):
         rows = load_accelerator(find.find_card(row[0], tmp_path)).card.precision.legal
-        for label, peak in re.findall(r"(int\d+|fp\d+|bf16)(?:/\w+)? ([\d.]+e\d+)", row[1]):
+        for label, peak in re.findall(r"\b(int\d+|fp\d+|bf16|mx\d+|nvfp4)(?:/\w+)* ([\d.]+e\d+)", row[1]):
             peaks = [r.peak_mac_per_s for r in rows if str(r.weight) == label]
             assert peaks == [float(peak)]

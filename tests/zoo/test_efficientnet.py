@@ -11,7 +11,7 @@ from mpsearch.graph.export import Example, export
 from mpsearch.graph.fold import fold_batch_norm
 from mpsearch.graph.measure import measure
 from mpsearch.graph.sites import discover
-from mpsearch.zoo.efficientnet import EfficientNetLite0, SameConv2d
+from mpsearch.zoo.efficientnet import EfficientNetLite0, InvertedResidual, SameConv2d
 
 
 @pytest.fixture(scope="module")
@@ -19,15 +19,6 @@ def network():
     """With random weights."""
     torch.manual_seed(0)
     return EfficientNetLite0().eval()
-
-
-@pytest.fixture(scope="module")
-def sites(network):
-    example = Example((torch.zeros(2, 3, 32, 32),), {})
-    lowered = export(network, [example])
-    fold_batch_norm(lowered)
-    measure(lowered, example.leaves())
-    return {found.site.name: found.site for found in discover(lowered).found}
 
 
 @settings(max_examples=30, deadline=None)
@@ -49,19 +40,26 @@ def test_size_is_the_published_one(network):
     assert network(torch.zeros(2, 3, 64, 32)).shape == (2, 1000)
 
 
-def test_every_layer_and_shortcut_is_a_site(network, sites):
+def test_it_has_fifty_layers(network):
+    """16 blocks of three, the first without expansion; stem, head, classifier."""
     kinds = torch.nn.Conv2d | torch.nn.Linear
-    convolutions = {f"{name}.weight" for name, module in network.named_modules() if isinstance(module, kinds)}
-    assert len(convolutions) == 50  # 16 blocks of three, the first without expansion; stem, head, classifier
-    weights = {name: site for name, site in sites.items() if site.role is Role.WEIGHT}
-    assert set(weights) == convolutions
-    assert all(site.shape == network.get_parameter(name).shape for name, site in weights.items())
-    inputs = {name.replace(".weight", ":in") for name in convolutions}
-    shortcuts = {f"_blocks.{i}._project_conv:out" for i in (2, 4, 6, 7, 9, 10, 12, 13, 14)}
-    values = {name: site for name, site in sites.items() if site.role is Role.ACTIVATION}
-    assert {name for name in values if name.endswith(":in")} == inputs
-    assert shortcuts <= set(values)
-    assert values["_blocks.3._depthwise_conv:in"].shape == (2, 144, 8, 8)  # before padding
+    assert sum(isinstance(module, kinds) for module in network.modules()) == 50
+    assert [i for i, block in enumerate(network._blocks) if block.skips] == [2, 4, 6, 7, 9, 10, 12, 13, 14]
+
+
+def test_every_layer_and_shortcut_of_a_block_is_a_site():
+    blocks = torch.nn.Sequential(InvertedResidual(4, 6, 5, 2, 6), InvertedResidual(6, 6, 3, 1, 6)).eval()
+    example = Example((torch.zeros(2, 4, 8, 8),), {})
+    lowered = export(blocks, [example])
+    fold_batch_norm(lowered)
+    measure(lowered, example.leaves())
+    found = discover(lowered)
+    sites = {f.site.name: f.site for f in found.found}
+    layers = [f"{i}._{kind}_conv" for i in (0, 1) for kind in ("expand", "depthwise", "project")]
+    assert {name for name, site in sites.items() if site.role is Role.WEIGHT} == {f"{n}.weight" for n in layers}
+    assert {name for name in sites if name.endswith(":in")} == {f"{n}:in" for n in layers}
+    assert ("residual", ("1._project_conv:out", "1._expand_conv:in")) in found.ties
+    assert sites["0._depthwise_conv:in"].shape == (2, 24, 8, 8)  # before padding
 
 
 @pytest.mark.slow

@@ -37,6 +37,21 @@ class Run:
         return sum(self.read_bits) + self.write_bits
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What a memory of a device holds: no assignment runs there that needs more.
+
+    Args:
+        memory: its name, for people.
+        measure: what must fit, in the layout of the device.
+        bytes: how much fits, and the program beside it.
+    """
+
+    memory: str
+    measure: str
+    bytes: int
+
+
 class Accelerator(ABC):
     """One kind of device, described by a card. One file per kind; the registry knows it by `kind`.
 
@@ -93,6 +108,11 @@ class Accelerator(ABC):
             if not self.card.memory or self.card.memory[-1].energy_j_per_bit is None:
                 return "its outer memory has no energy_j_per_bit"
         return None
+
+    @property
+    def capacities(self) -> tuple[Capacity, ...]:
+        """The memories that a model must fit into; none where the model is streamed, or their sizes are not known."""
+        return ()
 
     def fuses(self, producer: Operation, reader: Operation) -> bool:
         """Whether `reader` (the only one of the producer's result) runs in the kernel of `producer`."""

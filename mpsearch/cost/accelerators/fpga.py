@@ -33,7 +33,10 @@ class FpgaBlock(Part):
     """What the device has, and what a multiplier of it takes."""
 
     luts: Whole = Field(description="Look-up tables of six inputs that multiply.")
-    peak_mac_per_s_per_klut: Positive = Field(description="Published peak, taken as that of 1 x 1 significant bits.")
+    peak_mac_per_s_per_klut: Positive = Field(
+        description="Published peak of 1000 look-up tables, half of its operations per second; taken as that of 1 x 1 "
+        "significant bits, which scales all others."
+    )
     lut_per_bit_pair: Positive = 1.0
     lut_per_adder_bit: Number = 1.0
     lut_per_shifted_bit: Number = 0.5

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StrictInt
+from pydantic import BeforeValidator, Field, StrictInt
 
 from mpsearch.core.errors import nearest
 from mpsearch.core.width import Width
@@ -22,17 +22,36 @@ from mpsearch.spec.schema import Part, Text
 _WIDTH = re.compile(r"(?P<type>int|fp|bf|mx|nvfp)?(?P<bits>[1-9]\d*)")
 UNITS = ("seconds", "cycles")
 COLUMNS = ("operation", "w", "a")
-WidthText = Annotated[str, Field(pattern=f"^{_WIDTH.pattern}$")]
 Pair = tuple[Width, Width]
 Table = Mapping[str, Mapping[Pair, float]]
 """Seconds by operation and by its pair of widths."""
+
+
+def as_width(text: str) -> Width:
+    """The width that `int8`, `fp32`, `bf16` or plain bits name. Raises `ValueError` on anything else."""
+    match = _WIDTH.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is not a width such as 4, int8 or fp16")
+    return Width(int(match["bits"]), match["type"] or "int")
+
+
+def _width_text(given: object) -> str:
+    text = str(given) if type(given) in (int, str) else repr(given)
+    as_width(text)
+    return text
+
+
+WidthText = Annotated[str, BeforeValidator(_width_text)]
+"""`int8`, `fp16`, or bare bits, which YAML reads as a number."""
 
 
 class Row(Part):
     """What an operation takes at a pair of widths."""
 
     operation: Text
-    w: WidthText = Field(description="Width of the weight: int8, fp32; of what multiplies nothing, that of its value.")
+    w: WidthText = Field(
+        description="Width of the weight: int8, fp32, or bits; of what multiplies nothing, that of its value."
+    )
     a: WidthText = Field(description="Width of the value.")
     seconds: Seconds
 
@@ -111,14 +130,6 @@ class LutCard(Card):
         for row in self.table.rows:
             entries.setdefault(row.operation, {})[as_width(row.w), as_width(row.a)] = row.seconds
         return entries
-
-
-def as_width(text: str) -> Width:
-    """The width that `int8`, `fp32`, `bf16` or plain bits name. Raises `ValueError` on anything else."""
-    match = _WIDTH.fullmatch(text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is not a width such as 4, int8 or fp16")
-    return Width(int(match["bits"]), match["type"] or "int")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from mpsearch.core.width import FLOAT32, Width
-from mpsearch.cost.accelerators.base import Accelerator, Run
+from mpsearch.cost.accelerators.base import Accelerator, Capacity, Run
 from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Block, Card, Number, Positive, Whole
 from mpsearch.spec.explain import Faults
@@ -23,8 +23,8 @@ class McuBlock(Block):
     """One core. The cycles are by width: `int8`, `int4`, ..., `fp32`."""
 
     freq_hz: Positive
-    flash_bytes: Whole
-    sram_bytes: Whole
+    flash_bytes: Whole = Field(description="Room for the model; what needs more is marked on a front.")
+    sram_bytes: Whole = Field(description="Room for the activations; what needs more is marked on a front.")
     cycles_per_mac: dict[WidthName, Positive] = Field(description="By width of the weight, unpacking included.")
     im2col_cycles_per_element: dict[WidthName, Number] = Field(description="By width of the value that is unpacked.")
     requant_cycles_per_output: Number
@@ -66,6 +66,14 @@ class Mcu(Accelerator):
         assert isinstance(card, McuCard)
         self.block = card.mcu
         self.integers = sorted(int(name.removeprefix("int")) for name in card.mcu.cycles_per_mac if name != "fp32")
+
+    @property
+    def capacities(self) -> tuple[Capacity, ...]:
+        """What is stored with the model lies in the flash, and values while it runs in the SRAM."""
+        return (
+            Capacity("flash", "memory_bytes", self.block.flash_bytes),
+            Capacity("SRAM", "activation_peak_bytes", self.block.sram_bytes),
+        )
 
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
         """Each operand in the next integer container, or both in float32."""

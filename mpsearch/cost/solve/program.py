@@ -88,6 +88,16 @@ def tightest(cost: Cost) -> float:
     return float(cost.measure(_least_units(cost)))
 
 
+def loosest(cost: Cost) -> float:
+    """The most that `cost` can measure, in its own unit: of several rows, what the one reaches that can be largest."""
+    return float(cost.measure(max(-_least_units(Cost((_negated(terms),))) for terms in cost.rows)))
+
+
+def _negated(terms: Terms) -> Terms:
+    joint = {key: -table for key, table in terms.joint.items()}
+    return Terms(tuple(-row for row in terms.unary), -terms.constant, joint)
+
+
 def _least_units(cost: Cost) -> int:
     alone = [_least(terms) for terms in cost.rows]  # the largest row cannot be below the least of any
     values = np.array([terms(alone) for terms in cost.rows])  # [row, best for row]
