@@ -65,7 +65,7 @@ class Page:
             f"float model's). Weights: {case.weights}; values: {case.values}. Driver `frontier`, {case.budget} "
             f"evaluations with float and the controls of the first table, seed "
             f"{', '.join(map(str, case.seeds))}; random search has the same budget and seeds. No training: ranges by "
-            "the defaults of the formats, sequential bias correction.\n"
+            f"the defaults of the formats; bias correction: {searched.spec.quantization.bias_correction}.\n"
         )
         yield (
             "Bits are averages per element, scales apart: of the weights of convolutions, linear layers and "
