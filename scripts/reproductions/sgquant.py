@@ -388,8 +388,9 @@ def _head(asked: argparse.Namespace, graphs: Sequence[str]) -> list[str]:
         "Node features and attention are quantized, all else is float32, nothing is finetuned unless a row says so. "
         "Memory is `feature_bytes` (`mem_embed`): the features that enter each layer and the attention, scales of rows "
         "included; average bits are 32 over how many times less that is, hidden bits the mean width of all but the "
-        "inputs. `All features alike` leaves attention in float32. Dense storage, unless a row names sparse. Each training keeps the epoch with the best validation "
-        f"accuracy. A search chooses the least memory that loses {100 * LOSS:.1f} points of validation accuracy "
+        "inputs. `All features alike` leaves attention in float32. Dense storage, unless a row names sparse. Each "
+        "training keeps the epoch with the best validation accuracy. A search chooses the least memory that loses "
+        f"{100 * LOSS:.1f} points of validation accuracy "
         f"at most and keeps the class of {100 * AGREEMENT:.1f} % of nodes outside the test set (with SGQuant's formats "
         f"{100 * PARTS['integers'].agreement:.0f} %); what is lost is counted on test nodes, which it never sees.",
         "",
