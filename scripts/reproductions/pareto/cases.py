@@ -150,7 +150,7 @@ CASES = {
         swept_values=_FEW_VALUES,
         settings=(
             "objective.options.validation=60",
-            "quantization.bias_correction=per_site",  # cheaper: one pass for each format of a layer, not for each assignment
+            "quantization.bias_correction=per_site",  # cheaper: no pass for each assignment
             "tie=[{group: [_expand_conv, _depthwise_conv, _project_conv]}]",
         ),
     ),
