@@ -4,6 +4,12 @@ Sequential: the layer's inputs come from a network whose earlier layers are alre
 correction depends on every choice upstream and is memoized like any other value of the graph. Per site: the inputs are
 float, so a correction depends on the layer's own format alone; cheaper, and much weaker at 2 bits.
 
+Of a layer before a ReLU6, sequential correction restores the means after it: what the next layer reads. Values of few
+bits lose peaks, above all those that a depthwise convolution reads. With the mean before the ReLU6 as it was, a channel
+that is seldom above zero then passes less on than in float, the next correction puts a constant in the place of
+what is missing, and the variance goes down from block to block until all images look alike (the "variance collapse" of
+Jordan et al., "REPAIR", 2022, arXiv 2211.08403, in averages of networks).
+
 The idea of correcting the mean is that of Nagel et al., "Data-free quantization through weight equalization and bias
 correction" (2019), section 4.2; here the means are measured on calibration data.
 """
@@ -19,8 +25,12 @@ from torch import Tensor
 from mpsearch.core.format import FP32, Format
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.program import Step
+from mpsearch.quant.calibrate import stride
 
 Mode = Literal["sequential", "per_site", "none"]
+_MOST = 1 << 13
+"""Outputs of a channel that are looked at to restore a mean after clipping."""
+_HALVINGS = 24
 
 
 class BiasCorrection:
@@ -45,7 +55,12 @@ class BiasCorrection:
 
         def visit(step: Step, value: Any) -> None:
             if step.corrected is not None:
-                means[step.index] = _mean([value] if self.stream.single else value, step.channel_axis)
+                outputs = [value] if self.stream.single else value
+                clipped = self._clipped(step)
+                if clipped is None:
+                    means[step.index] = _mean(outputs, step.channel_axis)
+                else:
+                    means[step.index] = _rows(outputs, step.channel_axis).clamp_(*clipped).mean(1)
 
         interpreter = self.interpreter
         interpreter.assign([FP32] * len(interpreter.program.sites))
@@ -84,9 +99,17 @@ class BiasCorrection:
         key = self._key(step.index, fmt, version)
         known = self._known.get(key)
         if known is None:
-            known = self._float_means[step.index] - _mean(outputs, step.channel_axis)
+            wanted, clipped = self._float_means[step.index], self._clipped(step)
+            if clipped is None:
+                known = wanted - _mean(outputs, step.channel_axis)
+            else:
+                known = _shift(_rows(outputs, step.channel_axis), wanted, *clipped)
             self._known[key] = known
         return known
+
+    def _clipped(self, step: Step) -> tuple[float, float] | None:
+        """The range after which the mean is restored; with float inputs nothing is lost that it could bring back."""
+        return step.clipped if self.mode == "sequential" else None
 
     def forget(self) -> None:
         """Drop all corrections; they are learned again when needed."""
@@ -114,3 +137,29 @@ def _mean(outputs: Sequence[Tensor], axis: int) -> Tensor:
     sums = [output.sum([i for i in range(output.ndim) if i != axis], dtype=torch.float64) for output in outputs]
     count = sum(output.numel() // output.shape[axis] for output in outputs)
     return (torch.stack(sums).sum(0) / count).to(outputs[0].dtype)
+
+
+def _rows(outputs: Sequence[Tensor], axis: int) -> Tensor:
+    """Outputs of all batches, a row per channel [channels, n]; of many an even part, the same for every assignment."""
+    parts = []
+    for output in outputs:
+        rows = output.movedim(axis, 0).flatten(1)
+        parts.append(rows[:, :: stride(rows.shape[1], max(1, _MOST // len(outputs)))])
+    return torch.cat(parts, 1)
+
+
+def _shift(rows: Tensor, wanted: Tensor, low: float, high: float) -> Tensor:
+    """What to add to each of `rows` [channels, n] for its mean after clipping to be `wanted` [channels].
+
+    By bisection, for the mean does not fall as the shift grows. Of shifts that do equally well, as where a channel
+    never leaves zero, the smallest.
+    """
+    down = rows.clamp(low, high).mean(1) > wanted
+    smallest, largest = rows.aminmax(dim=1)
+    near, far = torch.zeros_like(wanted), torch.where(down, low - largest, high - smallest)
+    for _ in range(_HALVINGS):
+        middle = (near + far) / 2
+        mean = (rows + middle[:, None]).clamp_(low, high).mean(1)
+        enough = torch.where(down, mean <= wanted, mean >= wanted)
+        near, far = torch.where(enough, near, middle), torch.where(enough, middle, far)
+    return torch.where(near == 0, near, far)

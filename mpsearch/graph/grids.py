@@ -14,6 +14,7 @@ from mpsearch.core.format import FP32, Format
 from mpsearch.cost.memory import Packed
 from mpsearch.graph.inputs import second_moments
 from mpsearch.graph.interpret import Interpreter, Stream
+from mpsearch.graph.joined import joined
 from mpsearch.graph.program import Kind, Program, Step
 from mpsearch.quant.bank import Bank
 from mpsearch.quant.grid import Grid
@@ -153,9 +154,8 @@ class SiteGrids:
     def _joined(self, site: int, values: list[Any]) -> Tensor:
         """What a site quantizes, given the values before it: after the ReLU it took over; batches and steps along
         axis 0."""
-        parts = pytree.tree_leaves(values)
-        joined = torch.cat(parts) if len(parts) > 1 else parts[0]
-        return torch.relu(joined) if site in self._after_relu else joined
+        sample = joined(pytree.tree_leaves(values), self._program.sites[site].axis)
+        return torch.relu(sample) if site in self._after_relu else sample
 
 
 def packed_size(grid: Grid, shape: tuple[int, ...]) -> Packed:

@@ -22,6 +22,7 @@ from mpsearch.core.site import Role, Site
 from mpsearch.cost.memory import Packed, Parameter, Value
 from mpsearch.graph.export import Example
 from mpsearch.graph.grids import packed_size
+from mpsearch.graph.joined import joined
 from mpsearch.graph.runner import Runner, on_cpu
 from mpsearch.graph.workload import value_rows
 from mpsearch.quant.bank import Bank
@@ -170,4 +171,4 @@ class HookRunner(Runner):
         with self._watching({name: keep}):
             for example in self._calibration:
                 self._call(example, {})
-        return torch.cat(found)
+        return joined(found, self._site[name].axis)

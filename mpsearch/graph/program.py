@@ -50,6 +50,11 @@ _OVERWRITERS: dict[Any, tuple[Callable[..., Any], ...]] = {
     aten.add.Tensor: (aten.add_.Tensor, _add_to_second),
 }
 """In-place forms of an operator, by the operand that they overwrite."""
+_CLIPS: dict[Any, Callable[..., tuple[float, float]]] = {
+    aten.relu6.default: lambda value: (0.0, 6.0),
+    aten.hardtanh.default: lambda value, low=-1.0, high=1.0: (low, high),
+}
+"""Ranges of operators that clip, by their arguments."""
 _PRODUCTS = {aten.mul.Tensor, aten.matmul.default, aten.layer_norm.default}
 _FRESH = WEIGHTED | set(_OVERWRITERS) | _PRODUCTS | {take_rows, put_rows}
 
@@ -75,6 +80,7 @@ class Step:
         exclusive: whether nobody else reads the value that a `VALUE` step quantizes.
         fresh: whether the value is a new tensor, not a view of another.
         corrected: for a layer whose bias can be corrected, the site of its weight, else None.
+        clipped: for such a layer that a clipping (ReLU6) alone reads, the range of the latter, else None.
         macs: multiply-accumulates on the measured batch.
     """
 
@@ -95,6 +101,7 @@ class Step:
     exclusive: bool = False
     fresh: bool = False
     corrected: int | None = None
+    clipped: tuple[float, float] | None = None
     channel_axis: int = 1
     macs: int = 0
     node: fx.Node | None = None
@@ -226,6 +233,8 @@ def _analyse(steps: Sequence[Step]) -> None:
     for step in steps:
         alone = [len(readers[i]) == 1 and steps[i].fresh for i in step.inputs]
         step.exclusive = step.kind is Kind.VALUE and alone[0]
+        if step.call in _CLIPS and alone[0] and steps[step.inputs[0]].corrected is not None:
+            steps[step.inputs[0]].clipped = _CLIPS[step.call](*step.arguments)
         if step.exclusive:
             steps[step.inputs[0]].hesitates = True
         if step.call in _OVERWRITERS and not step.keywords:

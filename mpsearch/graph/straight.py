@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from mpsearch.core.errors import ObjectiveFailed
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Site
+from mpsearch.graph.joined import joined
 from mpsearch.graph.training import Look
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.bank import Bank
@@ -102,7 +103,7 @@ class FakeQuantization:
             with torch.no_grad():
                 observe(look)
             for site, parts in found.items():
-                sample = parts[0] if len(parts) == 1 else torch.cat(parts)
+                sample = joined(parts, self._sites[site].axis)
                 known = self._fitted_on.get(site)
                 same = known is not None and known() is sample  # the features of a graph, say
                 self._grids[site] = before[site] if same else self._fitted(site, sample)

@@ -7,13 +7,17 @@ from typing import Any
 
 import pytest
 import torch
-from rigs import Rig, rig
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from rigs import Machine, Rig, rig
 from tiny_models import OneConv, PlainNet, TwoLayerGcn, graph, perceptron, randn
 from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import FP32, Format
+from mpsearch.graph.correct import _shift
 from mpsearch.graph.interpret import Stream
 from mpsearch.graph.program import Step
 
@@ -64,6 +68,51 @@ def test_sequential_correction_restores_every_mean(which: str) -> None:
     assert len(uncorrected) == 4
     assert min(uncorrected.values()) > 1e-3
     assert max(largest_difference(found, "sequential", formats).values()) < 1e-5
+
+
+class Separable(nn.Module):
+    """A block of MobileNet, after each of the first two layers a ReLU6."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.expand, self.depthwise = nn.Conv2d(3, 12, 1), nn.Conv2d(12, 12, 3, groups=12)
+        self.project = nn.Conv2d(12, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(F.relu6(self.depthwise(F.relu6(self.expand(x)))))
+
+
+def test_before_a_relu6_the_mean_after_it_is_restored() -> None:
+    """What the next layer reads; where channels pass peaks alone, restoring the mean before it would take from them."""
+    found = rig(Separable, (randn(3, 3, 8, 8) * 4,))
+    formats = found.formats({s.name: "int8" if s.role.is_parameter else "int2" for s in found.program.sites})
+    machines = found.machine("none"), found.machine("sequential")
+    machines[1].run(formats)
+
+    def means(machine: Machine, at: list[Format]) -> Tensor:
+        sums: list[Tensor] = []
+
+        def visit(step: Step, value: Any) -> None:
+            if step.corrected is not None:
+                sums.append((value.clamp(0, 6) if len(sums) < 2 else value).mean((0, 2, 3)))
+
+        machine.interpreter.assign(at)
+        machine.interpreter.pull(machine.streams[0], found.program.corrected, visit)
+        return torch.cat(sums)
+
+    wanted = means(machines[0], [FP32] * len(formats))
+    off, restored = ((means(machine, formats) - wanted).abs() for machine in machines)
+    assert off.max() > 0.05
+    assert restored.max() < 1e-4
+
+
+@given(st.integers(0, 10_000), st.floats(-1, 7))
+def test_the_shift_to_a_mean_after_clipping_is_the_smallest(seed: int, wanted: float) -> None:
+    rows, target = randn(1, 9, seed=seed) * 4, torch.tensor([min(6.0, max(0.0, wanted))])
+    found = float(_shift(rows, target, 0.0, 6.0))
+    assert (rows + found).clamp(0, 6).mean() == pytest.approx(float(target), abs=1e-4)
+    assert abs((rows + found * 0.99).clamp(0, 6).mean() - target) > 0 or abs(found) < 1e-4
 
 
 def test_the_per_site_form_restores_means_of_layers_with_float_inputs_only() -> None:
