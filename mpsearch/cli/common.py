@@ -55,6 +55,8 @@ def find_run(text: str) -> Path:
     if found:
         raise BadInput(f"run {text!r} is not unique in {RUNS}/: {', '.join(sorted(found))}.")
     what = "holds no run (it has no spec.yaml)" if path.is_dir() else "is neither a run folder nor the start of one"
+    if not runs:
+        raise BadInput(f"{text!r} {what}; {RUNS.absolute()} holds none. Make one: mpsearch run --space gnn.yaml")
     raise BadInput(f"{text!r} {what}; runs in {RUNS.absolute()}:{nearest(text, runs)}")
 
 

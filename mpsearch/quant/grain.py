@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -96,3 +96,23 @@ def flattened(x: Tensor) -> Tensor | None:
     """`x` as one dimension in the order it lies in memory, or None if it is not dense (or not on the CPU)."""
     in_memory = x.permute(sorted(range(x.dim()), key=x.stride, reverse=True))
     return in_memory.view(-1) if x.device.type == "cpu" and in_memory.is_contiguous() else None
+
+
+@torch.no_grad()
+def scaled_round_trip(
+    x: Tensor, out: Tensor | None, grain: Grain, inverse: Tensor, step: Tensor, nearest_: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`x` times `inverse`, moved to the nearest numbers by `nearest_`, in place, and times `step`; -0.0 becomes 0.0.
+
+    Args:
+        inverse, step: per tensor [], [channels] or [channels, groups], as `grain` has it.
+        out: the tensor the result is written to; None for a new one. 16-bit floats are worked on in float32.
+    """
+    out = torch.empty_like(x) if out is None else out
+    if x.dtype != torch.float32:
+        return out.copy_(scaled_round_trip(x.float(), None, grain, inverse, step, nearest_))
+    less, more = (grain.spread(t, x.shape) for t in (inverse, step))
+    for source, target in ((x, out),) if step.dim() else chunks(x, out):
+        torch.mul(source, less, out=target)
+        nearest_(target).mul_(more).add_(0.0)
+    return out

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mpsearch.core.codes import Codes
-from mpsearch.quant.grain import Grain, chunks
+from mpsearch.quant.grain import Grain, scaled_round_trip
 from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
 from mpsearch.quant.scale import Levels, fit_scale
@@ -107,16 +107,8 @@ class MiniFloatGrid(Grid):
     scale: Tensor
     grain: Grain
 
-    @torch.no_grad()
     def round_trip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        out = torch.empty_like(x) if out is None else out
-        if x.dtype != torch.float32:
-            return out.copy_(self.round_trip(x.float()))
-        inverse, scale = (self.grain.spread(t, x.shape) for t in (1.0 / self.scale, self.scale))
-        for source, target in ((x, out),) if self.scale.dim() else chunks(x, out):
-            torch.mul(source, inverse, out=target)
-            self.kind.nearest_(target).mul_(scale).add_(0.0)  # -0.0 becomes 0.0
-        return out
+        return scaled_round_trip(x, out, self.grain, 1.0 / self.scale, self.scale, self.kind.nearest_)
 
     @cached_property
     def absorbs_relu(self) -> bool:

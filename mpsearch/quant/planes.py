@@ -28,6 +28,7 @@ The idea is that of Sun et al., "Multi-Precision Quantized Neural Networks via E
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from math import prod
 
 import torch
@@ -39,7 +40,7 @@ from mpsearch.core.site import Role
 from mpsearch.core.width import Width
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.floating import SCALED, grain_refusal
-from mpsearch.quant.grain import Grain, chunks
+from mpsearch.quant.grain import Grain, scaled_round_trip
 from mpsearch.quant.grid import Grid, Quantizer, finite
 from mpsearch.quant.integer import Integer
 from mpsearch.quant.options import GRAIN, Options, refuse, short
@@ -88,16 +89,9 @@ class OddGrid(Grid):
     scale: Tensor
     grain: Grain
 
-    @torch.no_grad()
     def round_trip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
-        out = torch.empty_like(x) if out is None else out
-        if x.dtype != torch.float32:
-            return out.copy_(self.round_trip(x.float()))
-        step, inverse = (self.grain.spread(t, x.shape) for t in (2 * self.scale, self._inverse))
-        for source, target in ((x, out),) if self.scale.dim() else chunks(x, out):
-            torch.mul(source, inverse, out=target)
-            _nearest_(target, self.bits).mul_(step).add_(0.0)
-        return out
+        nearest_ = partial(_nearest_, bits=self.bits)
+        return scaled_round_trip(x, out, self.grain, self._inverse, 2 * self.scale, nearest_)
 
     @property
     def _inverse(self) -> Tensor:
