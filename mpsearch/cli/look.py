@@ -165,10 +165,12 @@ def compare(
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spaces, drivers, quantizers, objectives, accelerators.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="spaces, drivers, quantizers, learners, objectives, accelerators.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """List what can be named: spaces, drivers, quantizers, objectives or accelerators."""
+    """List what can be named: spaces, drivers, quantizers, learners, objectives or accelerators."""
     from mpsearch.spec import find, registry
 
     if kind == "accelerators":
@@ -179,6 +181,7 @@ def list_(
         "objectives": lambda: find.names("objectives"),
         "drivers": lambda: ["auto", *registry.names("drivers")],
         "quantizers": lambda: registry.names("quantizers"),
+        "learners": lambda: registry.names("learners"),
     }
     if kind not in kinds:
         raise BadInput(f"unknown kind {kind!r}.{nearest(kind, [*kinds, 'accelerators'])}")

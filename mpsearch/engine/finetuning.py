@@ -1,7 +1,7 @@
 """After a search: the most promising assignments are trained, and scored like everything else.
 
 The weights of a member lie in `members/KEY/weights.safetensors` before its line is in the ledger, so a run that was
-killed trains again at most the one that was in training, and from its seed comes to the same weights.
+killed goes on with the one that was in training from its last epoch, and comes to the same weights.
 """
 
 from __future__ import annotations
@@ -81,10 +81,13 @@ class Finetuning:
             if self._show is not None:
                 self._show(number, of, step)
 
-        trained = self._problem.finetune(assignment, self._recipe, self._session.seed, self._goal, watch)
-        path = self._files.member_weights(finetuned_key(assignment, self._recipe.digest))
+        key = finetuned_key(assignment, self._recipe.digest)
+        checkpoint = self._files.member_checkpoint(key)
+        trained = self._problem.finetune(assignment, self._recipe, self._session.seed, self._goal, watch, checkpoint)
+        path = self._files.member_weights(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files.write(path, trained.save)
+        checkpoint.unlink(missing_ok=True)
 
 
 def promising(found: RunResult, top: int) -> list[Evaluation]:

@@ -51,6 +51,10 @@ class Folder:
         """The weights of a finetuned member."""
         return self.path / "members" / key / "weights.safetensors"
 
+    def member_checkpoint(self, key: str) -> Path:
+        """Where the training of a member stands, while it lasts."""
+        return self.path / "members" / key / "checkpoint.pt"
+
     @property
     def sites(self) -> Path:
         """Name, role, shape and choice of every site."""

@@ -140,12 +140,21 @@ class Problem(ABC):
         """Raise `BadInput` where assignments cannot be finetuned, with what to add."""
         raise BadInput(f"finetune: {type(self).__name__} has nothing to train; leave it out.")
 
-    def finetune(self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None, watch: Watch) -> Finetuned:
+    def finetune(
+        self,
+        assignment: Assignment,
+        recipe: Recipe,
+        seed: int,
+        goal: Goal | None,
+        watch: Watch,
+        checkpoint: Path | None = None,
+    ) -> Finetuned:
         """Train `assignment` by `recipe`; the same seed gives the same weights, bit for bit.
 
         Args:
             goal: by whose measure on the validation split the best epoch is kept; None for the validation loss.
             watch: is told of each step. What it raises ends the training.
+            checkpoint: file that is written after each epoch; where it exists, training goes on from it.
 
         Raises:
             Diverged: the loss is not finite; the message has the epoch and the step.

@@ -140,12 +140,18 @@ class ModelProblem(Problem):
         return self._trainer
 
     def finetune(
-        self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None = None, watch: Watch = unwatched
+        self,
+        assignment: Assignment,
+        recipe: Recipe,
+        seed: int,
+        goal: Goal | None = None,
+        watch: Watch = unwatched,
+        checkpoint: Path | None = None,
     ) -> Trained:
         score, trainer = None if goal is None else goal.loss, self.trainer
         assert isinstance(self.runner, GraphRunner)
         start = self.runner.corrected_biases(assignment)
-        return finetune(trainer, assignment, recipe, seed, score, watch, start)
+        return finetune(trainer, assignment, recipe, seed, score, watch, start, checkpoint)
 
     def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
         return self.evaluate_trained(Trained.load(weights), split)

@@ -15,8 +15,8 @@ from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
 from mpsearch.graph.export import ExportError
 from mpsearch.graph.program import Kind, compile_program
 from mpsearch.graph.runner import layout, on_cpu
-from mpsearch.graph.straight import FakeQuantization
 from mpsearch.graph.training import AtSite, Look, Trainable, as_it_is
+from mpsearch.learn.base import Learner
 from mpsearch.problem.graphed import graphed
 from mpsearch.problem.inputs import example
 from mpsearch.problem.objective import Batch, Objective
@@ -104,15 +104,14 @@ class Trainer:
                 f"the objective's training_batches({epoch}) raised {type(error).__name__}: {error}"
             ) from error
 
-    def quantization(self, assignment: Assignment, learns: bool) -> FakeQuantization:
-        """What stands at the sites at `assignment`, not yet fitted."""
+    def place(self, learner: Learner, assignment: Assignment) -> None:
+        """Give `learner` the sites of the program, in the formats of `assignment`."""
         weights = {
             step.site: self.trainable.parameters.get(step.name, self.program.tensors[step.name])
             for step in self.program.steps
             if step.kind is Kind.PARAMETER and step.site is not None
         }
-        formats = [assignment.at(site.name) for site in self.program.sites]
-        return FakeQuantization(self.program.sites, formats, learns, weights)
+        learner.place(self.program.sites, [assignment.at(site.name) for site in self.program.sites], weights)
 
     def calibrate(self, look: Look, at_site: AtSite) -> None:
         """Run the calibration batches, for what is fitted on them."""

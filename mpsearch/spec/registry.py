@@ -1,7 +1,7 @@
 """Names to classes, resolved late: nothing heavy or optional is imported until a name is used.
 
-Other packages add names through the entry-point groups `mpsearch.accelerators`, `mpsearch.drivers` and
-`mpsearch.quantizers`; a name that two of them claim is refused rather than decided by luck.
+Other packages add names through the entry-point groups `mpsearch.accelerators`, `mpsearch.drivers`,
+`mpsearch.learners` and `mpsearch.quantizers`; a name that two of them claim is refused rather than decided by luck.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "optuna": "mpsearch.drivers.optuna:Optuna",
         "random": "mpsearch.drivers.random:Random",
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
+    },
+    "learners": {
+        "lsq": "mpsearch.learn.lsq:Lsq",
+        "ste": "mpsearch.learn.straight:Straight",
     },
     "quantizers": {
         "bf": "mpsearch.quant.floating:BrainFloat",
@@ -68,7 +72,7 @@ def _table(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """Every known name of `kind` (`accelerators`, `drivers` or `quantizers`), sorted; nothing is imported."""
+    """Every known name of `kind` (`accelerators`, `drivers`, `learners`, `quantizers`), sorted; nothing is imported."""
     return sorted(_table(kind))
 
 

@@ -262,9 +262,12 @@ class Recipe(Part):
         default=1e-3, description="Of the first epoch; it falls along a cosine to a hundredth in the last."
     )
     weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
-    steps: Literal["learned", "fitted"] = Field(
-        default="learned", description="Steps of uniform grids: trained with the weights, or fitted after each epoch."
+    method: Text = Field(
+        default="lsq",
+        description="What stands at the sites meanwhile: lsq (steps of uniform grids are learned), ste (fitted after "
+        "each epoch); mpsearch list learners.",
     )
+    options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the method.")
     distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of the loss that is the divergence from the float model's outputs."
     )

@@ -107,7 +107,13 @@ class Toy(Problem):
         """It can."""
 
     def finetune(
-        self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None, watch: Watch
+        self,
+        assignment: Assignment,
+        recipe: Recipe,
+        seed: int,
+        goal: Goal | None,
+        watch: Watch,
+        checkpoint: Path | None = None,
     ) -> ToyTraining:
         for epoch in range(1, recipe.epochs + 1):
             self._watch(assignment, f"epoch {epoch}")
