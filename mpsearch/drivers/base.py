@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
@@ -31,6 +31,11 @@ class Session(ABC):
         """Full validation evaluations so far, in ledger order, float and uniform controls first."""
 
     @property
+    def baseline(self) -> Mapping[str, float]:
+        """Measures of the float model that limits refer to."""
+        return self.evaluations[0].measures
+
+    @property
     @abstractmethod
     def budget_left(self) -> int | None:
         """Distinct evaluations that may still be made; None if only time limits the run."""
@@ -50,8 +55,8 @@ class Session(ABC):
         limited = [goal for goal in self.goals if goal.limit is not None]
         if not limited:
             return False
-        costs, baseline = self.problem.costs(assignment), self.evaluations[0].measures
-        return any(goal.excess(costs, baseline) > 0 for goal in limited if goal.name in costs)
+        costs = self.problem.costs(assignment)
+        return any(goal.excess(costs, self.baseline) > 0 for goal in limited if goal.name in costs)
 
 
 class Driver(ABC):

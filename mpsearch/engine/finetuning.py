@@ -7,22 +7,21 @@ killed goes on with the one that was in training from its last epoch, and comes 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 
-from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import Diverged, ObjectiveFailed
-from mpsearch.core.evaluation import Evaluation, Failure, finetuned_key
+from mpsearch.core.evaluation import BASE, Evaluation, Failure
 from mpsearch.core.front import Front, Scale, hypervolume
 from mpsearch.core.goal import Goal
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.measures import is_cost
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.session import FLOAT, LedgerSession
-from mpsearch.problem.base import Problem, Step
+from mpsearch.problem.base import Step
 from mpsearch.spec.schema import FinetuneSpec
 
 log = logging.getLogger("mpsearch.run")
@@ -37,54 +36,56 @@ class Finetuning:
     """The trainings of one run.
 
     Args:
-        session: of the run, after its search.
-        problem: trains and scores.
+        sessions: of each variant, after its search.
         files: of the run.
         spec: how many, and the recipe.
         show: of progress.
     """
 
     def __init__(
-        self, session: LedgerSession, problem: Problem, files: Folder, spec: FinetuneSpec, show: Show | None = None
+        self, sessions: Mapping[str, LedgerSession], files: Folder, spec: FinetuneSpec, show: Show | None = None
     ) -> None:
-        self._session, self._problem, self._files, self._show = session, problem, files, show
+        self._sessions, self._files, self._show = sessions, files, show
         self._top, self._recipe = spec.top, spec.recipe
-        costs = problem.costs(FLOAT)
-        self._goal = next((goal for goal in session.goals if goal.name not in costs), None)
+        base = sessions[BASE]
+        costs = base.problem.costs(FLOAT)
+        self._goal = next((goal for goal in base.goals if goal.name not in costs), None)
 
     def run(self, found: RunResult) -> None:
         """Finetune the most promising assignments of a search; what the ledger knows is not trained again."""
         chosen = promising(found, self._top)
         log.info("finetuning %s assignments by recipe %s", len(chosen), self._recipe.digest)
         for number, evaluation in enumerate(chosen, start=1):
-            asked = Evaluation(evaluation.assignment, recipe=self._recipe.digest, asked_by=ASKED_BY)
-            self._session.record(asked, partial(self._made, number, len(chosen)))
+            variant = evaluation.variant
+            asked = Evaluation(evaluation.assignment, variant=variant, recipe=self._recipe.digest, asked_by=ASKED_BY)
+            self._sessions[variant].record(asked, partial(self._made, number, len(chosen)))
 
     def score(self, asked: Evaluation) -> Evaluation:
         """`asked` on its split, trained first where its weights are not there any more."""
         weights = self._files.member_weights(asked.key)
         if not weights.is_file():
-            self._train(asked.assignment, 1, 1)
-        return self._problem.evaluate_finetuned(weights, asked.split)
+            self._train(asked, 1, 1)
+        return self._sessions[asked.variant].problem.evaluate_finetuned(weights, asked.split)
 
     def _made(self, number: int, of: int, asked: Evaluation) -> Evaluation:
         try:
             if not self._files.member_weights(asked.key).is_file():
-                self._train(asked.assignment, number, of)
+                self._train(asked, number, of)
             return self.score(asked)
         except ObjectiveFailed as error:
             return replace(asked, failure=Failure("nan" if isinstance(error, Diverged) else "error", str(error)))
 
-    def _train(self, assignment: Assignment, number: int, of: int) -> None:
+    def _train(self, asked: Evaluation, number: int, of: int) -> None:
+        session = self._sessions[asked.variant]
+
         def watch(step: Step) -> None:
-            self._session.refuse_after_signal()
+            session.refuse_after_signal()
             if self._show is not None:
                 self._show(number, of, step)
 
-        key = finetuned_key(assignment, self._recipe.digest)
-        checkpoint = self._files.member_checkpoint(key)
-        trained = self._problem.finetune(assignment, self._recipe, self._session.seed, self._goal, watch, checkpoint)
-        path = self._files.member_weights(key)
+        checkpoint = self._files.member_checkpoint(asked.key)
+        trained = session.problem.finetune(asked.assignment, self._recipe, session.seed, self._goal, watch, checkpoint)
+        path = self._files.member_weights(asked.key)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._files.write(path, trained.save)
         checkpoint.unlink(missing_ok=True)
