@@ -34,6 +34,9 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "learners": {
         "lsq": "mpsearch.learn.lsq:Lsq",
+        "rq": "mpsearch.learn.relaxed:Rq",
+        "sq": "mpsearch.learn.partial:Sq",
+        "srq": "mpsearch.learn.relaxed:Srq",
         "ste": "mpsearch.learn.straight:Straight",
     },
     "quantizers": {
