@@ -50,6 +50,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "pruned": "mpsearch.quant.pruned:Pruned",
         "rowrange": "mpsearch.quant.rowrange:RowRange",
         "rowscale": "mpsearch.quant.rowscale:RowScale",
         "sparse": "mpsearch.quant.sparse:Sparse",
