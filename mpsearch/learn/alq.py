@@ -7,17 +7,17 @@ the rounds float weights are moved and followed by signs and coordinates, then c
 estimates of gradient and curvature are AMSGrad's, so no step takes more than one backward pass.
 
 Published are the steps (`mpsearch.learn.binary`), their order and rates. Our own: epochs are shared out in proportion
-where there are fewer than published; pruning goes to a target, the average bits of each layer's format, by the same
-factor in each round, where the published one removes a fixed share; a layer at its target moves its coordinates
-instead; with `even` bases nothing is removed. What is scored after an epoch is pruned to the target for that, so that
-every epoch gives a model of the format.
+where there are fewer than published; pruning goes to a target, by the same factor in each round, where the published
+one removes a fixed share; a layer at its target moves its coordinates instead. The target is the average bits of each
+layer's format, and with `even` bases nothing is removed; or one average over all layers, as published: then each layer
+ends at the offered format with the least bits that holds what it was left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from math import ceil, floor
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, inf
 
 import torch
 from torch import Tensor
@@ -25,12 +25,14 @@ from torch.nn.functional import pad
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
+from mpsearch.core.space import Space
+from mpsearch.cost.terms import Cost
 from mpsearch.learn.base import Observe
 from mpsearch.learn.binary import Moments, Quadratic, Sums, importance, prune
 from mpsearch.learn.lsq import Lsq
 from mpsearch.quant.bank import Bank
 from mpsearch.quant.bases import Bases, BasesGrid
-from mpsearch.quant.grid import Grid
+from mpsearch.quant.multibit import is_adaptive, most_bases
 
 SCHEME = "multibit"
 BASIS, COORDINATE, PRUNE, FLOAT = "basis", "coordinate", "prune", "float"
@@ -38,7 +40,7 @@ _IN_ROUND = {BASIS: 20, COORDINATE: 10, PRUNE: 1}  # published epochs
 _AFTER = {FLOAT: 50, COORDINATE: 20}
 _ROUNDS = 4
 _ENDS = {BASIS: 0.8**20, COORDINATE: 0.8**10, FLOAT: 0.95**50}  # rate at the end of a phase over that at its start
-_EVERYTHING = 1e-9  # is offered for removal, where no more than this share of what is offered is removed
+_SHARING = {"even", "adaptive", "mse", "gain"}  # words of a format that do not say how bases are stored
 
 
 def schedule(epochs: int, rounds: int = _ROUNDS) -> list[tuple[str, float]]:
@@ -64,8 +66,7 @@ def _falling(phase: str, epochs: int) -> list[tuple[str, float]]:
 class _Layer:
     """A site in training; rows are groups."""
 
-    goal: tuple[int, int]  # digits and coordinates that the format allows at most
-    can_prune: bool
+    fmt: Format
     sizes: Tensor  # weights of each group
     sums: Sums
     moments: Moments  # of the weights
@@ -81,27 +82,30 @@ class _Layer:
         counts = self.sums.counts
         return int((counts * self.sizes).sum()), int(counts.sum())
 
-    @property
-    def has_spare(self) -> bool:
-        return self.can_prune and any(n > most for n, most in zip(self.holds, self.goal, strict=True))
+    def allowed(self, fmt: Format) -> tuple[float, float]:
+        """Digits and coordinates in `fmt`, at most as many as it is stored with."""
+        if not is_adaptive(fmt):
+            return inf, inf
+        digits = floor(fmt.bits * self.finished.numel())
+        return digits, digits // self.grid.groups.size
 
-    def finish(self, sums: Sums, parameter: Tensor) -> None:
-        """Have the weights finished at `sums`, and `parameter` equal to them."""
-        sums = sums.compact()
-        most = self.grid.coordinates.shape[1]
-        coordinates = pad(sums.coordinates, (0, most - sums.coordinates.shape[1]))
-        if self.grid.coordinate_bits == 16:
+    def finish(self, parameter: Tensor) -> None:
+        """Have the finished weights, and `parameter`, equal to what was trained so far."""
+        sums, grid = self.sums.compact(), self.grid
+        coordinates = pad(sums.coordinates, (0, most_bases(self.fmt) - sums.coordinates.shape[1]))
+        if grid.coordinate_bits == 16:
             coordinates = coordinates.clamp(max=torch.finfo(torch.float16).max).half().float()
         self.take(coordinates, sums.places, parameter)
 
     def take(self, coordinates: Tensor, places: Tensor, parameter: Tensor) -> None:
         """The same at coordinates as they are stored, largest first, and places."""
-        grid = self.grid
-        counts = grid.counts if grid.most is None else (coordinates > 0).sum(dim=1)
-        self.grid, self.places = replace(grid, coordinates=coordinates, counts=counts), places
-        rows = Bases(coordinates).levels.gather(1, places.long())
+        groups, most = self.grid.groups, most_bases(self.fmt)
+        varied = is_adaptive(self.fmt)
+        counts = (coordinates > 0).sum(dim=1) if varied else torch.full_like(self.sizes, most)
+        self.grid = BasesGrid(coordinates, counts, groups, self.grid.coordinate_bits, most if varied else None)
+        self.places = places
         with torch.no_grad():
-            parameter.copy_(grid.groups.back(rows))
+            parameter.copy_(groups.back(Bases(coordinates).levels.gather(1, places.long())))
         self.finished = parameter.detach().clone()
 
 
@@ -112,21 +116,30 @@ class Alq(Lsq):
         rate: learning rate of bases, coordinates and the float weights; that of a recipe is for everything else.
         rounds: of the first three phases; fewer where there are not three epochs for each.
         merged: how much of what layers offer for removal is removed in a step, a share.
+        average: bits that a weight of all these sites has in the end; None for those of each format.
     """
 
-    def __init__(self, rate: float = 1e-3, rounds: int = _ROUNDS, merged: float = 0.4) -> None:
+    def __init__(
+        self, rate: float = 1e-3, rounds: int = _ROUNDS, merged: float = 0.4, average: float | None = None
+    ) -> None:
         super().__init__()
-        if rate <= 0 or rounds < 1 or not 0 < merged <= 1:
+        if rate <= 0 or rounds < 1 or not 0 < merged <= 1 or (average is not None and average <= 0):
             raise BadInput(
-                f"alq: rate={rate}, rounds={rounds}, merged={merged} is not possible; a rate is above 0, there is at "
-                "least 1 round, and merged is a share above 0."
+                f"alq: rate={rate}, rounds={rounds}, merged={merged}, average={average} is not possible; rates and "
+                "bits are above 0, there is at least 1 round, and merged is a share above 0."
             )
-        self._rate, self._rounds, self._merged = rate, rounds, merged
+        self._rate, self._rounds, self._merged, self._average = rate, rounds, merged, average
         self._layers: dict[int, _Layer] = {}
         self._leaves: dict[int, Tensor] = {}
+        self._space: Space | None = None
         self._phase, self._now, self._share = BASIS, rate, 1.0
-        self._taken, self._of_epoch, self._in_epoch = 0, 0, 0  # in all, in the last epoch, in this one so far
+        self._taken, self._of_epoch, self._in_epoch = 0, 0, 0  # steps in all, in the last epoch, in this one so far
         self._began: dict[int, tuple[int, int]] = {}  # what layers held at the start of the epoch
+        self._chosen: dict[int, Format] = {}
+
+    def offer(self, space: Space, cost: Callable[[str], Cost | None]) -> None:
+        del cost
+        self._space = space
 
     def __call__(self, site: int, value: Tensor) -> Tensor:
         layer = self._layers.get(site)
@@ -149,34 +162,32 @@ class Alq(Lsq):
         if self._taken:
             if self._phase == PRUNE:
                 self._prune(1.0)
+            if self._average is not None and not self._chosen and not self._over():
+                self._choose()
             for site, layer in self._layers.items():
-                values = self._importance(layer, layer.moments.by_coordinates(layer.sums))
-                pool = [(layer.sums, layer.sizes, values)]
-                sums = prune(pool, layer.goal, _EVERYTHING)[0] if layer.has_spare else layer.sums
-                layer.finish(sums, self._weights[site])
+                layer.finish(self._weights[site])
         super().fit(observe)
+
+    @property
+    def settled(self) -> bool:
+        """Whether formats hold what is left."""
+        return bool(self._chosen or self._average is None) and not self._over()
+
+    def changed(self) -> Mapping[int, Format]:
+        return self._chosen
 
     def _begin(self, site: int, fmt: Format) -> _Layer:
         weights = self._weights[site].detach()
-        grid = self._fitted(site, weights)
+        words = tuple(word for word in fmt.options if word not in ("even", "adaptive"))
+        grid = Bank(lambda _: weights, 0).grid(self._sites[site], Format(SCHEME, most_bases(fmt), words))
         assert isinstance(grid, BasesGrid)
-        most, sizes = grid.coordinates.shape[1], grid.groups.sizes().to(weights.device)
-        full: Grid = grid
-        if grid.most is not None:
-            words = tuple(word for word in fmt.options if word != "adaptive")
-            full = Bank(lambda _: weights, 0).grid(self._sites[site], Format(SCHEME, most, words))
-        assert isinstance(full, BasesGrid)
-        rows = grid.groups.of(weights)
-        held = torch.arange(rows.shape[1], device=rows.device) < sizes[:, None]
-        sums = Sums.of(full.coordinates, Bases(full.coordinates).nearest(rows)[0], held)
-        digits = floor(fmt.bits * weights.numel())
-        goal = digits, max(int(grid.counts.sum()), digits // grid.groups.size)
+        rows, sizes = grid.groups.of(weights), grid.groups.sizes().to(weights.device)
+        places = Bases(grid.coordinates).nearest(rows)[0]
+        sums = Sums.of(grid.coordinates, places, _held(rows, sizes))
         moments = Moments(*(torch.zeros_like(rows) for _ in range(3)))
-        places = Bases(grid.coordinates).nearest(rows)[0].to(torch.uint8)
-        layer = _Layer(
-            goal, grid.most is not None, sizes, sums, moments, moments.by_coordinates(sums), rows, grid, places, weights
-        )
-        layer.take(grid.coordinates, places, self._weights[site])
+        own = moments.by_coordinates(sums)
+        layer = _Layer(fmt, sizes, sums, moments, own, rows, grid, places.to(torch.uint8), weights)
+        layer.finish(self._weights[site])
         return layer
 
     def advance(self, epoch: int, epochs: int) -> None:
@@ -196,15 +207,16 @@ class Alq(Lsq):
     def stepped(self) -> None:
         self._taken += 1
         self._in_epoch += 1
+        pruned = self._over() if self._phase == PRUNE else set()
         for site, leaf in self._leaves.items():
             layer = self._layers[site]
             if leaf.grad is not None:
-                self._step(layer, layer.grid.groups.of(leaf.grad))
+                self._step(layer, layer.grid.groups.of(leaf.grad), site in pruned)
         self._leaves = {}
         if self._phase == PRUNE and self._of_epoch:
             self._prune(min(1.0, self._in_epoch / self._of_epoch))
 
-    def _step(self, layer: _Layer, gradient: Tensor) -> None:
+    def _step(self, layer: _Layer, gradient: Tensor, is_pruned: bool) -> None:
         layer.moments.add(gradient)
         if self._phase in (BASIS, FLOAT):
             origin = layer.sums.rows if self._phase == BASIS else layer.floats
@@ -212,22 +224,78 @@ class Alq(Lsq):
             layer.sums, layer.floats = model.solve(model.assign(layer.sums)), model.target
             return
         layer.own.add(layer.sums.along(gradient))
-        if self._phase == COORDINATE or not layer.has_spare:
+        if self._phase == COORDINATE or not is_pruned:
             slope, curvature = layer.own.at(self._taken, self._now)
             layer.sums = layer.sums.moved(layer.sums.coordinates - slope / curvature)
             layer.own.mean = layer.sums.along(layer.moments.mean)
 
+    def _pools(self) -> list[tuple[list[int], tuple[float, float]]]:
+        """Sites that are pruned together, and the digits and coordinates that they may keep."""
+        if self._average is None or self._chosen:
+            return [([site], layer.allowed(layer.fmt)) for site, layer in self._layers.items()]
+        weights = sum(layer.finished.numel() for layer in self._layers.values())
+        return [(list(self._layers), (self._average * weights, inf))]
+
+    def _over(self) -> set[int]:
+        """Sites that keep more than they may."""
+        return {site for sites, most in self._pools() if self._exceeds(sites, most) for site in sites}
+
+    def _exceeds(self, sites: Sequence[int], most: Sequence[float]) -> bool:
+        held = (self._layers[site].holds for site in sites)
+        return any(sum(n) > end for n, end in zip(zip(*held, strict=True), most, strict=True))
+
     def _prune(self, done: float) -> None:
         """To where layers shall be when that share of the epoch is done."""
-        for site, layer in self._layers.items():
-            if layer.has_spare:
-                passed, pairs = done * self._share, zip(self._began[site], layer.goal, strict=True)
-                goal = [was ** (1 - passed) * max(1, end) ** passed for was, end in pairs]
-                pool = [(layer.sums, layer.sizes, self._importance(layer, layer.own))]
-                layer.sums = prune(pool, goal, self._merged)[0]
+        passed = done * self._share
+        for sites, most in self._pools():
+            if passed == 1:
+                self._keep(sites, most)
+            elif self._exceeds(sites, most):
+                began = zip(*(self._began[site] for site in sites), strict=True)
+                pairs = zip((sum(n) for n in began), most, strict=True)
+                self._remove(sites, [was ** (1 - passed) * max(1, end) ** passed for was, end in pairs])
 
-    def _importance(self, layer: _Layer, own: Moments) -> Tensor:
-        return importance(layer.sums.coordinates, *own.at(self._taken, self._rate))
+    def _keep(self, sites: Sequence[int], most: Sequence[float]) -> None:
+        while self._exceeds(sites, most):  # groups of several sizes may need more than what was offered first
+            self._remove(sites, most)
+
+    def _remove(self, sites: Sequence[int], goal: Sequence[float]) -> None:
+        layers = [self._layers[site] for site in sites]
+        pool = [(layer.sums, layer.sizes, self._importance(layer)) for layer in layers]
+        for layer, sums in zip(layers, prune(pool, goal, self._merged), strict=True):
+            layer.sums = sums
+
+    def _choose(self) -> None:
+        """Have each layer at the offered format with the least bits that holds its digits, and within it."""
+        assert self._space is not None
+        for choice in self._space.choices:
+            sites = [site for site in self._layers if self._sites[site].name in choice.sites]
+            if sites:
+                options = self._options(sites[0])
+                wide = [o for o in options if all(self._average_of(site) <= o.bits for site in sites)]
+                for site in sites:
+                    self._chosen[site] = self._layers[site].fmt = fmt = (wide or options[-1:])[0]
+                    self._cap(self._layers[site], most_bases(fmt))
+                    self._keep([site], self._layers[site].allowed(fmt))
+
+    def _average_of(self, site: int) -> float:
+        return self._layers[site].holds[0] / self._layers[site].finished.numel()
+
+    def _options(self, site: int) -> list[Format]:
+        """Offered formats that are stored alike, of the least bits first."""
+        assert self._space is not None
+        options = self._space.choice_of[self._sites[site].name].options
+        alike = [fmt for fmt in options if fmt.scheme == SCHEME and _storage(fmt) == _storage(self._formats[site])]
+        return sorted(alike)
+
+    def _cap(self, layer: _Layer, most: int) -> None:
+        """No group keeps more than `most` coordinates."""
+        values = self._importance(layer).masked_fill(layer.sums.coordinates == 0, -inf)
+        rank = values.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        layer.sums = layer.sums.without(rank >= most)
+
+    def _importance(self, layer: _Layer) -> Tensor:
+        return importance(layer.sums.coordinates, *layer.own.at(self._taken, self._rate))
 
     def state(self) -> dict[str, Tensor]:
         """Also the coordinates of the finished weights, and which of them each weight adds."""
@@ -250,6 +318,8 @@ class Alq(Lsq):
 
     def extra(self) -> dict[str, Tensor]:
         found = {"alq": torch.tensor([self._taken, self._in_epoch])}
+        for site, fmt in self._chosen.items():
+            found[f"alq.chosen/{self._sites[site].name}"] = torch.tensor(self._options(site).index(fmt))
         for site, layer in self._layers.items():
             of = {"coordinates": layer.sums.coordinates, "places": layer.sums.places, "floats": layer.floats}
             of |= {f"moments.{key}": value for key, value in vars(layer.moments).items()}
@@ -265,8 +335,19 @@ class Alq(Lsq):
             def of(key: str, name: str = name, device: torch.device = device) -> Tensor:
                 return extra[f"alq.{key}/{name}"].to(device)
 
-            held = torch.arange(layer.floats.shape[1], device=device) < layer.sizes[:, None]
-            layer.sums, layer.floats = Sums.of(of("coordinates"), of("places"), held), of("floats")
+            if f"alq.chosen/{name}" in extra:
+                self._chosen[site] = layer.fmt = self._options(site)[int(of("chosen"))]
+            layer.floats = of("floats")
+            layer.sums = Sums.of(of("coordinates"), of("places"), _held(layer.floats, layer.sizes))
             layer.moments, layer.own = (
                 Moments(*(of(f"{kind}.{key}") for key in ("mean", "square", "largest"))) for kind in ("moments", "own")
             )
+
+
+def _held(rows: Tensor, sizes: Tensor) -> Tensor:
+    """Where rows hold weights, bool [groups, n]."""
+    return torch.arange(rows.shape[1], device=rows.device) < sizes[:, None]
+
+
+def _storage(fmt: Format) -> set[str]:
+    return set(fmt.options) - _SHARING
