@@ -33,6 +33,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
     },
     "learners": {
+        "alq": "mpsearch.learn.alq:Alq",
         "lsq": "mpsearch.learn.lsq:Lsq",
         "rq": "mpsearch.learn.relaxed:Rq",
         "sq": "mpsearch.learn.partial:Sq",
