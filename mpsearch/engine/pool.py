@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -34,6 +34,7 @@ _QUIET = {
 _PASSED_ON = ("MPSEARCH_DATA", "MPSEARCH_PATH", "MPSEARCH_CACHE", "PYTHONPATH")
 _CHUNK = 8
 """Assignments that a worker is given at once: neighbours, which share computation."""
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LOOK_S = 0.5
 _START_S = 300.0
 _PREPARATIONS = 3
@@ -169,7 +170,7 @@ class RayPool:
             try:
                 answer = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                self._lose(task, _kind_of(error), _first_line(error), waiting, known)
+                self._lose(task, _kind_of(error), _told(error), waiting, known)
                 continue
             self._idle.append(task.actor)
             if task.job is None:
@@ -221,15 +222,13 @@ def connected(options: PoolOptions) -> tuple[Any, bool]:
     Raises `BadInput` where there is no token for a cluster, or no cluster of this version at the address.
     """
     os.environ.update({name: os.environ.get(name, value) for name, value in _QUIET.items()})
-    own_token = os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    if options.address is None:
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32)) if not own_token else None
-    elif not own_token and not (Path.home() / ".ray" / "auth_token").is_file():
+    own_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    if options.address is not None and not own_token and not (Path.home() / ".ray" / "auth_token").is_file():
         raise BadInput(
             f"pool: no token for the cluster at {options.address}; set RAY_AUTH_TOKEN to the one that it was started "
             "with."
         )
-    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_MODE"] = "token"  # on this machine Ray makes one, in ~/.ray/auth_token
     import ray  # late: half a second, and its settings are read from the environment above
 
     if ray.is_initialized():
@@ -244,7 +243,7 @@ def connected(options: PoolOptions) -> tuple[Any, bool]:
         )
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise BadInput(
-            f"pool: no Ray cluster to work with at {options.address or 'this machine'}: {_first_line(error)}; check "
+            f"pool: no Ray cluster to work with at {options.address or 'this machine'}: {_told(error)}; check "
             "the address, the token, and that Ray and Python have the same versions there."
         ) from None
     return ray, True
@@ -254,6 +253,8 @@ def _kind_of(error: Exception) -> str:
     return "memory" if "OutOfMemory" in type(error).__name__ or "OutOfMemory" in str(error) else "error"
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+def _told(error: Exception) -> str:
+    """The line of a message that says most: what raised where an actor was made, else the first."""
+    lines = [line.strip() for line in _COLOUR.sub("", str(error)).splitlines() if line.strip()] or [""]
+    made = "creation task" in lines[0]
+    return lines[-1][:300] if made else f"{type(error).__name__}: {lines[0][:200]}"

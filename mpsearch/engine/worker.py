@@ -11,6 +11,7 @@ from typing import Any
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import MpsearchError
 from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.machine import free_bytes
 from mpsearch.problem.base import Problem
 from mpsearch.spec.schema import Spec
 
@@ -54,8 +55,6 @@ class Worker:
 
 def _sharing(spec: Spec, workers: int) -> Spec:
     """The caches of all workers together take what that of one process would."""
-    from mpsearch.problem.build import free_bytes
-
     cache_bytes = free_bytes() // 4 if spec.engine.cache_bytes is None else spec.engine.cache_bytes
     engine = spec.engine.model_copy(update={"cache_bytes": cache_bytes // workers})
     return spec.model_copy(update={"engine": engine})
