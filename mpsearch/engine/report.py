@@ -233,7 +233,8 @@ def _gain(view: View, best: Point, control: Point) -> str:
         ours, theirs = best.measures[g.name], control.measures[g.name]
         if is_cost(g.name) and ours > 0:
             name = spoken(g.name) + _status(view, g)
-            parts.append(f"{name} {theirs / ours:.2f}× smaller" if ours != theirs else f"equal {name}")
+            ratio = f"{theirs / ours:.2f}"
+            parts.append(f"equal {name}" if ratio == "1.00" else f"{name} {ratio}× smaller")
     return ", ".join(parts)
 
 

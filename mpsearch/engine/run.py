@@ -12,9 +12,10 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ from mpsearch.engine.finetuning import Finetuning
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import within_limits
 from mpsearch.engine.load import assemble
+from mpsearch.engine.pool import PoolOptions, RayPool
 from mpsearch.engine.progress import LiveProgress, RunLog
 from mpsearch.engine.racing import Racing
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.engine.stop import Stop
 from mpsearch.engine.variants import Build, build_variants, fingerprint
+from mpsearch.engine.worker import build_model
 from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.base import Problem
 from mpsearch.spec import registry
@@ -52,6 +55,7 @@ def run(
     folder: Path,
     *,
     build: Build | None = None,
+    pool: PoolOptions | None = None,
     stop: Stop | None = None,
     show_progress: bool = True,
     bare: bool = False,
@@ -60,6 +64,7 @@ def run(
 
     Args:
         build: makes the problem, of each variant; None for the model that the spec names.
+        pool: workers that evaluate; None for this process.
         stop: holds, afterwards, the signal that ended the run; by default Ctrl-C and SIGTERM end it cleanly.
         show_progress: on standard error.
         bare: leave out the plots, the report and tracking; only what programs read is written.
@@ -74,7 +79,7 @@ def run(
     files = Folder(Path(folder))
     files.create()
     with RunLog(files.log, show_progress):
-        problems = build_variants(spec, build or _build_model)
+        problems = build_variants(spec, build or build_model)
         for problem in problems.values():
             _start_assignments(problem.space, spec.start)
             _racing(spec, problem, files)
@@ -84,13 +89,15 @@ def run(
         for variant, problem in problems.items():
             _write_facts(files.of(variant), problem)
         spec = save_spec(_resolve(spec, problems, show_progress), files.path)
-        return _sit(files, spec, problems, stop or Stop(), show_progress, bare)
+        with _workers(pool, spec, problems, files, build) as workers:
+            return _sit(files, spec, problems, workers, stop or Stop(), show_progress, bare)
 
 
 def resume(
     folder: Path,
     *,
     build: Build | None = None,
+    pool: PoolOptions | None = None,
     stop: Stop | None = None,
     show_progress: bool = True,
     bare: bool = False,
@@ -104,20 +111,22 @@ def resume(
     spec = load_saved(files.path)
     refuse_edited_cards(spec)
     with RunLog(files.log, show_progress):
-        problems = build_variants(spec, build or _build_model, kept=files)
+        problems = build_variants(spec, build or build_model, kept=files)
         recorded, found = spec.resolved.fingerprint if spec.resolved else "", fingerprint(problems)
         if found != recorded:
             raise BadInput(
                 f"{files.path}: the float weights are not those of the run (fingerprint {found[:12]}, "
                 f"recorded {recorded[:12]}); bring the weights back, or start a new run."
             )
-        return _sit(files, spec, problems, stop or Stop(), show_progress, bare)
+        with _workers(pool, spec, problems, files, build) as workers:
+            return _sit(files, spec, problems, workers, stop or Stop(), show_progress, bare)
 
 
 def _sit(
     files: Folder,
     spec: Spec,
     problems: Mapping[str, Problem],
+    workers: RayPool | None,
     stop: Stop,
     show_progress: bool,
     bare: bool,
@@ -151,7 +160,8 @@ def _sit(
                 complete=complete,
                 hits=sum(session.hits for session in sessions.values()),
                 forward_equivalents=float(facts.get("forward_equivalents", 0.0))
-                + sum(problem.forwards for problem in problems.values()),
+                + sum(problem.forwards for problem in problems.values())
+                + (0.0 if workers is None else workers.forwards),
                 seconds=round(earlier_s + time.monotonic() - began_s, 3),  # as front.json has it
             )
 
@@ -191,6 +201,7 @@ def _sit(
                     noisy=spec.objective.noisy,
                     racing=_racing(spec, problem, files),
                     stop=stop,
+                    evaluate=None if workers is None else partial(workers.evaluate, variant=variant),
                     observe=observe,
                 )
             try:
@@ -218,6 +229,25 @@ def _sit(
         if not len(ledger):
             raise BadInput(f"{files.path}: stopped before the float baseline was evaluated; resume it to go on.")
         return conclude(result(complete=stop.signum is None))
+
+
+@contextmanager
+def _workers(
+    pool: PoolOptions | None, spec: Spec, problems: Mapping[str, Problem], files: Folder, build: Build | None
+) -> Iterator[RayPool | None]:
+    if pool is None:
+        yield None
+        return
+    if spec.racing.enabled:
+        raise BadInput(
+            "pool: racing compares one evaluation after another; set racing.enabled: false, or --pool serial."
+        )
+    log.info("starting %s workers", pool.workers)
+    workers = RayPool(pool, spec, problems, files, build)
+    try:
+        yield workers
+    finally:
+        workers.close()
 
 
 def _racing(spec: Spec, problem: Problem, files: Folder) -> Racing | None:
@@ -360,11 +390,3 @@ def _projections(folder: Path, spec: Spec) -> Any:
     from mpsearch.engine.projections import Projections  # it loads the plotting libraries and MLflow
 
     return Projections(folder, spec)
-
-
-def _build_model(spec: Spec, weights: Path | None) -> Problem:
-    from mpsearch.problem.build import (
-        build_problem,  # late: it loads torch, which a toy or a replay does without
-    )
-
-    return build_problem(spec, weights)
