@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from mpsearch.core.assignment import Assignment
 
 Identity = tuple[str, str, str | None, str, float]
+FINETUNING = "finetune"
+"""Who asks for what is trained once the search is over."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,8 @@ class Evaluation:
         n: samples scored.
         variant: shape of the model (its width), `base` unless the space varies it.
         recipe: digest of the finetuning, None for post-training quantization.
-        asked_by: `baseline`, the uniform control's name (`uniform 4`), `start` or the driver's name.
+        asked_by: `baseline`, the uniform control's name (`uniform 4`), `start`, the driver's name, or
+            `finetune`.
         seconds: wall time the evaluation took, costs included.
     """
 
@@ -62,6 +65,11 @@ class Evaluation:
     def is_finetuned(self) -> bool:
         """Whether its weights were trained at the assignment."""
         return self.recipe is not None
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the search asked for it, and not the finetuning after it."""
+        return self.asked_by != FINETUNING
 
     @property
     def identity(self) -> Identity:

@@ -27,7 +27,7 @@ from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
 from mpsearch.engine.controls import DEGREE_RULE, DEGREE_STEPS, controls
 from mpsearch.engine.costs import Costs
-from mpsearch.engine.finetuning import Finetuning
+from mpsearch.engine.finetuning import finetune_promising
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
 from mpsearch.engine.load import assemble
@@ -36,8 +36,9 @@ from mpsearch.engine.racing import Racing
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.engine.stop import Stop
+from mpsearch.engine.trainings import Trainings
 from mpsearch.ledger.ledger import Ledger
-from mpsearch.problem.base import Problem
+from mpsearch.problem.base import Problem, Step
 from mpsearch.spec import registry
 from mpsearch.spec.load import load_saved, refuse_edited_cards, save_spec
 from mpsearch.spec.schema import DriverSpec, Resolved, Spec
@@ -169,6 +170,10 @@ def _sit(
                 if projections is not None:
                     projections.update(lambda: result(complete=False))
 
+            def show(what: str, step: Step) -> None:
+                if progress is not None:
+                    progress.train(what, step)
+
             def observe_test(done: int, of: int) -> None:
                 if progress is not None:
                     progress.test(done, of)
@@ -182,21 +187,20 @@ def _sit(
                 deadline_s=None if time_s is None else began_s + max(0.0, time_s - earlier_s),
                 noisy=spec.objective.noisy,
                 racing=racing,
+                trainings=Trainings(problem, files, spec.seed, goals),
                 stop=stop,
                 observe=observe,
+                show=show,
             )
             try:
                 _search(session, spec, problem.space)
-                training = None
                 if stop.signum is None and spec.finetune is not None:
-                    show = progress.train if progress is not None else None
-                    training = Finetuning(session, problem, files, spec.finetune, show)
-                    training.run(result(complete=True))
+                    finetune_promising(session, spec.finetune, result(complete=True))
                 if stop.signum is None:
                     found = result(complete=True)
                     rules = [e for e in found.evaluations if e.is_full and e.asked_by in (DEGREE_RULE, DEGREE_STEPS)]
                     chosen = [found.baseline, *found.uniform.values(), *rules, *found.front.members]
-                    session.score_test(chosen, observe_test, training.score if training else None)
+                    session.score_test(chosen, observe_test)
             except SearchOver as end:
                 log.info("%s", end)
             except MpsearchError as error:

@@ -127,7 +127,10 @@ class ModelProblem(Problem):
 
     def require_training(self) -> None:
         if self._make_trainer is None:
-            raise BadInput("finetune: needs the exported model, and this one runs by module hooks; leave it out.")
+            raise BadInput(
+                "training needs the exported model, and this one runs by module hooks; leave out finetune, and drivers "
+                "that train."
+            )
         refuse_to_train(self.objective)
 
     @property
