@@ -144,6 +144,10 @@ class Problem(ABC):
         """Raise `BadInput` where assignments cannot be finetuned, with what to add."""
         raise BadInput(f"{type(self).__name__} has nothing to train; leave out finetune, and drivers that train.")
 
+    def steps_per_epoch(self) -> int:
+        """Batches of one pass over the training data; after `require_training`."""
+        raise NotImplementedError(f"{type(self).__name__} has no training data.")
+
     def finetune(
         self,
         assignment: Assignment,

@@ -133,6 +133,9 @@ class ModelProblem(Problem):
             )
         refuse_to_train(self.objective)
 
+    def steps_per_epoch(self) -> int:
+        return sum(1 for _ in self.trainer.training_batches(0))
+
     @property
     def trainer(self) -> Trainer:
         """The model ready to be trained, exported when first asked for. Raises `BadInput` where it cannot be."""

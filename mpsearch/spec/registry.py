@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
+        "dropbits": "mpsearch.drivers.dropbits:DropBits",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "fisher": "mpsearch.drivers.fisher:Fisher",
         "hessian": "mpsearch.drivers.hessian:Hessian",
@@ -33,6 +34,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
     },
     "learners": {
+        "gates": "mpsearch.learn.gates:Gates",
         "lsq": "mpsearch.learn.lsq:Lsq",
         "ste": "mpsearch.learn.straight:Straight",
     },

@@ -106,6 +106,9 @@ class Toy(Problem):
     def require_training(self) -> None:
         """It can."""
 
+    def steps_per_epoch(self) -> int:
+        return 1
+
     def finetune(
         self,
         assignment: Assignment,
