@@ -93,9 +93,7 @@ class DropBits(Driver):
             done = session.learn(recipe, start, f"penalty {penalty:.3g}")
             if done.failure is None and done.measures[cost] in ends:
                 end, advice = ends[done.measures[cost]]
-                log.warning(
-                    "dropbits: penalty %.3g drives every format that counts to its %s; %s", penalty, end, advice
-                )
+                log.warning("dropbits: penalty %.3g drives every choice to its %s format; %s", penalty, end, advice)
 
     def _penalised(self, session: Session) -> str:
         """Name of the cost. Raises `BadInput` where there is none."""

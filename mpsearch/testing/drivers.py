@@ -138,7 +138,8 @@ class DriverExam:
         goals = result.front.goals
         known = true_front(toy, {goal.name: goal.maximise for goal in goals})
         truth = Front.of(toy.evaluate(sorted(known, key=toy.space.encode)), goals)
-        inside = Front.of([e for e in result.evaluations if e.assignment in toy.space], goals)
+        untrained = [e for e in result.evaluations if e.assignment in toy.space and not e.is_finetuned]
+        inside = Front.of(untrained, goals)
         best = [[goal.loss(e.measures) for goal in goals] for e in truth.members]
         found = [[goal.loss(e.measures) for goal in goals] for e in inside.members]
         if self.complete:

@@ -60,8 +60,8 @@ def test_bits_fall_as_penalties_rise_and_both_ends_are_told(tmp_path, caplog):
     assert (bits[0], bits[-1]) == (4, 2)
     assert bits == sorted(bits, reverse=True)
     assert all(e.failure is None and e.assignment.at("0.weight").bits in (2, 3, 4) for e in members)
-    assert "1e-06 drives every format that counts to its highest" in caplog.text
-    assert "100 drives every format that counts to its lowest" in caplog.text
+    assert "1e-06 drives every choice to its highest format" in caplog.text
+    assert "100 drives every choice to its lowest format" in caplog.text
     assert sum(not e.is_searched for e in found.evaluations) == 1
     assert any(e in found.front.members for e in members)
     assert all(found.test[e.key].measures for e in found.front.members)

@@ -148,7 +148,7 @@ def test_expected_bits_lie_between_the_ends_and_rise_with_every_gate(phi: list[f
     mean = Expected(bits_of(space, (7,)), [c.options for c in space.choices], [c.options for c in space.choices])
     logits = torch.tensor(phi, dtype=torch.float64, requires_grad=True)
     bits = mean([option_chances(logits)])
-    assert 2 <= float(bits) <= 8
+    assert 2 <= bits.item() <= 8
     (gradient,) = torch.autograd.grad(bits, logits)
     assert (gradient > 0).all()
     raised = logits.detach() + torch.nn.functional.one_hot(torch.tensor(which), 3) * more

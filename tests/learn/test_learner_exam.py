@@ -13,7 +13,12 @@ class TestUniform(LearnerExam):
     pass
 
 
-@pytest.mark.parametrize(("method", "options"), [("gates", {"penalty": 0.3}), ("gates", {"nesting": "range"})])
-@pytest.mark.parametrize("formats", [("int4", "int4"), ("int8", "int3")])
+@pytest.mark.parametrize(
+    ("method", "options", "formats"),
+    [
+        ("gates", {"penalty": 3.0, "gate_rate": 50.0}, ("int4", "int4")),
+        ("gates", {"nesting": "range", "cost": "bops"}, ("int8", "int3")),
+    ],
+)
 class TestGates(LearnerExam):
     beside = ("int2", "int3")
