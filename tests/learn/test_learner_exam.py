@@ -17,3 +17,14 @@ class TestUniform(LearnerExam):
 @pytest.mark.parametrize("formats", [("int1", "int4")])
 class TestRelaxed(LearnerExam):
     pass
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "formats"),
+    [
+        ("gates", {"penalty": 3.0, "gate_rate": 50.0}, ("int4", "int4")),
+        ("gates", {"nesting": "range", "cost": "bops"}, ("int8", "int3")),
+    ],
+)
+class TestGates(LearnerExam):
+    beside = ("int2", "int3")
