@@ -24,6 +24,9 @@ from mpsearch.spec.schema import Recipe
 FLOAT = Assignment()
 """The baseline: every site in float."""
 
+Evaluate = Callable[[Sequence[Assignment], str], Iterator[Evaluation]]
+"""Assignments and a split to evaluations, like `Problem.evaluate`."""
+
 _HITS_IN_A_ROW = 200
 _FAILURES_IN_A_ROW = 10
 
@@ -45,6 +48,7 @@ class LedgerSession(Session):
         racing: ends evaluations early; None for all on all data.
         trainings: of the run; None where nothing is trained.
         stop: checked between evaluations.
+        evaluate: scores all but the baseline, in the order given; None for the problem itself.
         observe: called with each validation evaluation, replayed ones too.
         show: called in each step of a training, with what is trained.
     """
@@ -62,6 +66,7 @@ class LedgerSession(Session):
         racing: Racing | None = None,
         trainings: Trainings | None = None,
         stop: Stop | None = None,
+        evaluate: Evaluate | None = None,
         observe: Callable[[Evaluation], object] = lambda evaluation: None,
         show: Callable[[str, Step], object] = lambda what, step: None,
     ) -> None:
@@ -69,6 +74,7 @@ class LedgerSession(Session):
         self.hits = 0
         self._ledger, self._budget, self._deadline_s = ledger, budget, deadline_s
         self._noisy, self._racing, self._stop, self._observe = noisy, racing, stop or Stop(), observe
+        self._evaluate_plainly = evaluate or problem.evaluate
         self._trainings, self._show = trainings, show
         self._known: dict[Assignment | tuple[Assignment, str], Evaluation] = {}  # a training by start and recipe
         self._asked_by = "baseline"
@@ -185,7 +191,7 @@ class LedgerSession(Session):
         """
         unique = {e.key: replace(e, split="test") for e in chosen}
         missing = [e for e in unique.values() if self._ledger.get(e.identity) is None]
-        results = self.problem.evaluate([e.assignment for e in missing if not e.is_finetuned], split="test")
+        results = iter(self._evaluate_plainly([e.assignment for e in missing if not e.is_finetuned], "test"))
         for number, asked in enumerate(missing, start=1):
             self.refuse_after_signal()
             if asked.is_finetuned:
@@ -217,7 +223,8 @@ class LedgerSession(Session):
         return first
 
     def _measure_float(self) -> Evaluation:
-        done = next(self._evaluate([FLOAT]))
+        evaluate = self.problem.evaluate if self._racing is None else self._evaluate  # here, where it can forget
+        done = next(iter(evaluate([FLOAT])))
         if done.failure is not None:
             raise ObjectiveFailed(f"the float baseline failed: {done.failure.message}")
         return replace(done, asked_by="baseline")
@@ -251,7 +258,7 @@ class LedgerSession(Session):
     def _evaluate(self, assignments: Sequence[Assignment]) -> Iterator[Evaluation]:
         if self._racing is not None:
             return self._racing.evaluate(assignments)
-        return iter(self.problem.evaluate(assignments))
+        return iter(self._evaluate_plainly(assignments, "validation"))
 
     def _append(self, done: Evaluation) -> None:
         if self._racing is not None:

@@ -34,8 +34,12 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
     },
     "learners": {
+        "alq": "mpsearch.learn.alq:Alq",
         "gates": "mpsearch.learn.gates:Gates",
         "lsq": "mpsearch.learn.lsq:Lsq",
+        "rq": "mpsearch.learn.relaxed:Rq",
+        "sq": "mpsearch.learn.partial:Sq",
+        "srq": "mpsearch.learn.relaxed:Srq",
         "ste": "mpsearch.learn.straight:Straight",
     },
     "quantizers": {
@@ -49,6 +53,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "pruned": "mpsearch.quant.pruned:Pruned",
         "rowrange": "mpsearch.quant.rowrange:RowRange",
         "rowscale": "mpsearch.quant.rowscale:RowScale",
         "sparse": "mpsearch.quant.sparse:Sparse",
