@@ -36,8 +36,10 @@ class Learner(ABC):
     training: bool = False
     """Whether a step is trained: noise may be drawn, and parts left as they are."""
 
-    settled: bool = True
-    """Whether it is past what leads to a finished model: an epoch before that is not kept, however well it scores."""
+    @property
+    def settled(self) -> bool:
+        """Whether it is past what leads to a finished model: an epoch before that is not kept, however it scores."""
+        return True
 
     def offer(self, space: Space, cost: Callable[[str], Cost | None]) -> None:  # noqa: B027 - most keep the formats
         """For a learner that chooses: what each site may become, and what that costs by name of the measure.

@@ -101,7 +101,11 @@ class Gates(Lsq):
         self._drawn: dict[int, list[Tensor]] = {}  # G of each option, in this step
         self._pressure = 0.0  # share of the penalty that is on
         self._learning = False
-        self.settled = False
+        self._hardened = False
+
+    @property
+    def settled(self) -> bool:
+        return self._hardened
 
     def offer(self, space: Space, cost: Callable[[str], Cost | None]) -> None:
         table = cost(self._cost_name)
@@ -128,7 +132,7 @@ class Gates(Lsq):
         }
 
     def __call__(self, site: int, value: Tensor) -> Tensor:
-        if self.settled or site not in self._lattices:
+        if self._hardened or site not in self._lattices:
             return super().__call__(site, value)
         if not (self.training and self._learning):
             return self._on_lattice(site, value, self._level(site))
@@ -188,15 +192,15 @@ class Gates(Lsq):
 
     def _settle(self) -> None:
         """Close what is closed; from now on this is learned steps."""
-        if self.settled:
+        if self._hardened:
             return
-        self.settled, self._learning, self._pressure = True, False, 0.0
+        self._hardened, self._learning, self._pressure = True, False, 0.0
         for site, i in self._choice.items():
             level = self._level(site)
             self._formats[site], self._grids[site] = self._ladders[i][level], self._lattices[site][level]
 
     def changed(self) -> Mapping[int, Format]:
-        return {site: self._formats[site] for site in self._choice} if self.settled else {}
+        return {site: self._formats[site] for site in self._choice} if self._hardened else {}
 
     def fit(self, observe: Callable[..., object]) -> None:
         super().fit(observe)
@@ -211,7 +215,7 @@ class Gates(Lsq):
         return [nested(top, int(fmt.bits), self._nesting) for fmt in self._ladders[self._choice[site]]]
 
     def extra(self) -> dict[str, Tensor]:
-        return {"settled": torch.tensor(self.settled)}
+        return {"settled": torch.tensor(self._hardened)}
 
     def take_extra(self, extra: Mapping[str, Tensor]) -> None:
         if extra["settled"]:

@@ -10,11 +10,11 @@ import torch
 from mpsearch.core.errors import BadInput
 from mpsearch.drivers.dropbits import DropBits, _epochs
 from mpsearch.engine.run import resume, run
-from mpsearch.ledger.ledger import equal
 from mpsearch.problem.build import assemble
 from mpsearch.problem.objective import Objective
 from mpsearch.spec.schema import Spec
 from mpsearch.testing.learners import SPLITS, Largest
+from mpsearch.testing.toy import Toy, toy_spec
 
 QUIET = {"show_progress": False, "bare": True}
 
@@ -49,25 +49,35 @@ def learned(found):
     return [e for e in found.evaluations if e.is_finetuned and e.is_searched]
 
 
-def test_bits_fall_as_penalties_rise_and_both_ends_are_told(tmp_path, caplog):
-    options = {"least": 1e-6, "most": 100.0, "trainings": 3, "gate_rate": 50.0, "learning_rate": 5e-3}
+def test_bits_fall_as_penalties_rise_and_a_resumed_run_is_the_same(tmp_path):
+    options = {"least": 1e-6, "most": 100.0, "trainings": 2, "gate_rate": 60.0, "learning_rate": 5e-3, "epochs": 12}
     of = spec(finetune={"epochs": 1, "top": 1}, **options)
-    with caplog.at_level(logging.WARNING, logger="mpsearch.drivers"):
-        found = run(of, tmp_path / "run", build=build_with(), **QUIET)
+    found = run(of, tmp_path / "run", build=build_with(), **QUIET)
     members = learned(found)
-    assert [e.asked_by for e in members] == [f"dropbits penalty {p}" for p in ("1e-06", "0.01", "100")]
+    assert [e.asked_by for e in members] == [f"dropbits penalty {p}" for p in ("1e-06", "100")]
     bits = [e.measures["weight_bits"] for e in members]
-    assert (bits[0], bits[-1]) == (4, 2)
-    assert bits == sorted(bits, reverse=True)
-    assert all(e.failure is None and e.assignment.at("0.weight").bits in (2, 3, 4) for e in members)
-    assert "1e-06 drives every choice to its highest format" in caplog.text
-    assert "100 drives every choice to its lowest format" in caplog.text
+    assert 3 < bits[0] <= 4
+    assert bits[1] == 2
+    assert {e.assignment.at("0:in").bits for e in members} == {8}, "what costs nothing stays as it starts"
     assert sum(not e.is_searched for e in found.evaluations) == 1
     assert any(e in found.front.members for e in members)
     assert all(found.test[e.key].measures for e in found.front.members)
+    kept = (tmp_path / "run" / "ledger.jsonl").read_text()
     resume(tmp_path / "run", build=build_with(), **QUIET)
-    run(of, tmp_path / "again", build=build_with(), **QUIET)
-    assert equal(tmp_path / "run" / "ledger.jsonl", tmp_path / "again" / "ledger.jsonl")
+    assert (tmp_path / "run" / "ledger.jsonl").read_text() == kept
+
+
+def test_both_ends_are_told(tmp_path, caplog):
+    def build_toy(spec, weights):
+        return Toy()
+
+    of = toy_spec("dropbits", options={"least": 1e-9, "most": 1e9, "trainings": 3, "epochs": 4})
+    with caplog.at_level(logging.WARNING, logger="mpsearch.drivers"):
+        found = run(of, tmp_path, build=build_toy, **QUIET)
+    assert "penalty 1e-09 drives every choice to its highest format; raise most" in caplog.text
+    assert "penalty 1e+09 drives every choice to its lowest format; lower least" in caplog.text
+    assert "penalty 1 drives" not in caplog.text
+    assert [e.asked_by for e in learned(found)] == [f"dropbits penalty {p}" for p in ("1e-09", "1", "1e+09")]
 
 
 def test_divergence_is_recorded_with_its_step_and_the_next_penalty_tried(tmp_path):

@@ -197,7 +197,7 @@ def test_stages_and_what_is_learned_together() -> None:
     assert len(learner._phi) == 1
     pressures = []
     for epoch in range(20):
-        learner.settled = False
+        learner._hardened = False
         learner.advance(epoch, 20)
         pressures.append(learner._pressure)
         assert learner.settled == (epoch >= 13)

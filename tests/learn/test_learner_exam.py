@@ -13,12 +13,6 @@ class TestUniform(LearnerExam):
     pass
 
 
-@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("srq", {"estimator": "winner"}), ("sq", {})])
-@pytest.mark.parametrize("formats", [("int1", "int4")])
-class TestRelaxed(LearnerExam):
-    pass
-
-
 @pytest.mark.parametrize(
     ("method", "options", "formats"),
     [
@@ -28,3 +22,9 @@ class TestRelaxed(LearnerExam):
 )
 class TestGates(LearnerExam):
     beside = ("int2", "int3")
+
+
+@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("srq", {"estimator": "winner"}), ("sq", {})])
+@pytest.mark.parametrize("formats", [("int1", "int4")])
+class TestRelaxed(LearnerExam):
+    pass
