@@ -46,7 +46,7 @@ _SHARING = {"even", "adaptive", "mse", "gain"}  # words of a format that do not 
 def schedule(epochs: int, rounds: int = _ROUNDS) -> list[tuple[str, float]]:
     """Phase of each epoch, and the share of the learning rate that it has; a round ends with an epoch of pruning."""
     after, whole = sum(_AFTER.values()), rounds * sum(_IN_ROUND.values())
-    last = round(epochs * after / (after + whole))
+    last = min(epochs - 1, round(epochs * after / (after + whole)))
     rounds = max(1, min(rounds, (epochs - last) // len(_IN_ROUND)))
     found = []
     for i in range(rounds):
@@ -195,10 +195,13 @@ class Alq(Lsq):
         before, (self._phase, factor) = phases[epoch - 1][0] if epoch else "", phases[epoch]
         self._now, self._of_epoch, self._in_epoch = self._rate * factor, self._in_epoch, 0
         self._share = 1 / max(1, sum(phase == PRUNE for phase, _ in phases[epoch:]))
+        if self._phase in (BASIS, FLOAT) and before != self._phase:
+            self._taken = 0
         for layer in self._layers.values():
             if self._phase in (BASIS, FLOAT) and before != self._phase:
                 layer.sums = layer.sums.compact()
                 layer.floats = layer.sums.rows
+                layer.moments = Moments(*(torch.zeros_like(layer.floats) for _ in range(3)))
             if self._phase in (COORDINATE, PRUNE) and before not in (COORDINATE, PRUNE):
                 layer.own = layer.moments.by_coordinates(layer.sums)
         self._began = {site: layer.holds for site, layer in self._layers.items()}
