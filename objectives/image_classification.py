@@ -18,8 +18,8 @@ class ImageClassification(Objective):
 
     Args:
         model: `mlp`, `cnn` (10-layer ResNet), `vit`, or `lstm` and `gru`, which read row by row, on scikit-learn's
-            8x8 digits, trained on first use; or, with data files, `digits_resnet10`
-            (16x16 digits), `cifar_resnet20` or `imagenet_efficientnet_lite0`.
+            8x8 digits, trained on first use; or, with data files, `fashion_lenet5`, trained on first use,
+            `digits_resnet10` (16x16 digits), `cifar_resnet20` or `imagenet_efficientnet_lite0`.
         batch_size: images in a batch, at least 2.
         validation: how many images the search scores at most, evenly spaced; None for all of the split.
         training_batch_size: images in a step of finetuning, at least 2.

@@ -1,4 +1,4 @@
-"""Image classifiers by name: five trained on 8x8 digits in seconds, three with weights in files."""
+"""Image classifiers by name: five trained on 8x8 digits in seconds, one on clothes, three with weights in files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mpsearch.zoo import digits
+from mpsearch.zoo import digits, fashion
 from mpsearch.zoo.cache import trained
 from mpsearch.zoo.efficientnet import EfficientNetLite0
 from mpsearch.zoo.files import data_file
@@ -147,6 +147,7 @@ CLASSIFIERS: dict[str, Entry] = {
     ),
     "lstm": _on_digits("lstm", lambda: RowReader(nn.LSTM), _READING),
     "gru": _on_digits("gru", lambda: RowReader(nn.GRU), _READING),
+    "fashion_lenet5": Entry(fashion.lenet5, fashion.rows),
     "digits_resnet10": Entry(_resnet10, _resnet10_rows),
     "cifar_resnet20": Entry(_resnet20, _cifar_rows),
     "imagenet_efficientnet_lite0": Entry(_efficientnet, _imagenet_rows),

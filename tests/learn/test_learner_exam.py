@@ -11,3 +11,9 @@ from mpsearch.testing.learners import LearnerExam
 @pytest.mark.parametrize("formats", [("int2", "int4"), ("multibit2", "fp32")])
 class TestUniform(LearnerExam):
     pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("srq", {"estimator": "winner"}), ("sq", {})])
+@pytest.mark.parametrize("formats", [("int1", "int4")])
+class TestRelaxed(LearnerExam):
+    pass
