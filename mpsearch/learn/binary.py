@@ -130,6 +130,11 @@ class Moments:
     def __init__(self, mean: Tensor, square: Tensor, largest: Tensor) -> None:
         self.mean, self.square, self.largest = mean, square, largest
 
+    @classmethod
+    def zero(cls, like: Tensor) -> Moments:
+        """Before the first step."""
+        return cls(*(torch.zeros_like(like) for _ in range(3)))
+
     def add(self, gradient: Tensor) -> None:
         """That of one more step."""
         self.mean = FIRST * self.mean + (1 - FIRST) * gradient

@@ -13,7 +13,8 @@ from torch import Tensor
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.site import Role, Site
-from mpsearch.learn.alq import BASIS, COORDINATE, FLOAT, PRUNE, Alq, schedule
+from mpsearch.learn.alq import Alq
+from mpsearch.learn.phases import BASIS, COORDINATE, FLOAT, PRUNE, schedule
 from mpsearch.problem.finetune import restored
 from mpsearch.quant.bank import Bank
 from mpsearch.quant.bases import stored_bits
