@@ -34,6 +34,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "learners": {
         "lsq": "mpsearch.learn.lsq:Lsq",
+        "pq": "mpsearch.learn.product:Product",
+        "prune": "mpsearch.learn.prune:Prune",
         "ste": "mpsearch.learn.straight:Straight",
     },
     "quantizers": {

@@ -11,3 +11,15 @@ from mpsearch.testing.learners import LearnerExam
 @pytest.mark.parametrize("formats", [("int2", "int4"), ("multibit2", "fp32")])
 class TestUniform(LearnerExam):
     pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("prune", {})])
+@pytest.mark.parametrize("formats", [("pruned4:s70", "int4")])
+class TestPruned(LearnerExam):
+    pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("pq", {})])
+@pytest.mark.parametrize("formats", [("pq0.75:d4", "int4")])
+class TestProduct(LearnerExam):
+    pass
