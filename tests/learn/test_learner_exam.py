@@ -28,3 +28,15 @@ class TestGates(LearnerExam):
 @pytest.mark.parametrize("formats", [("int1", "int4")])
 class TestRelaxed(LearnerExam):
     pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("prune", {})])
+@pytest.mark.parametrize("formats", [("pruned4:s70", "int4")])
+class TestPruned(LearnerExam):
+    pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("pq", {})])
+@pytest.mark.parametrize("formats", [("pq0.75:d4", "int4")])
+class TestProduct(LearnerExam):
+    pass
