@@ -23,7 +23,7 @@ from mpsearch.testing.learners import LearnerExam, assigned, problem
 
 
 @pytest.mark.parametrize(("method", "options"), [("alq", {"rate": 0.02})])
-@pytest.mark.parametrize("formats", [("multibit1.5:g4", "int4"), ("multibit2", "fp32")])
+@pytest.mark.parametrize("formats", [("multibit1.5:g4", "int4")])
 class TestBinary(LearnerExam):
     pass
 
