@@ -13,7 +13,7 @@ class TestUniform(LearnerExam):
     pass
 
 
-@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("srq", {"estimator": "winner"}), ("sq", {})])
+@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("sq", {})])
 @pytest.mark.parametrize("formats", [("int1", "int4")])
 class TestRelaxed(LearnerExam):
     pass
