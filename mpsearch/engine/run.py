@@ -12,8 +12,8 @@ import logging
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -31,19 +31,18 @@ from mpsearch.engine.finetuning import Finetuning
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
 from mpsearch.engine.load import assemble
+from mpsearch.engine.pool import PoolOptions, RayPool
 from mpsearch.engine.progress import LiveProgress, RunLog
 from mpsearch.engine.racing import Racing
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.engine.stop import Stop
+from mpsearch.engine.worker import Build, build_model
 from mpsearch.ledger.ledger import Ledger
 from mpsearch.problem.base import Problem
 from mpsearch.spec import registry
 from mpsearch.spec.load import load_saved, refuse_edited_cards, save_spec
 from mpsearch.spec.schema import DriverSpec, Resolved, Spec
-
-Build = Callable[[Spec, Path | None], Problem]
-"""From a spec, and the file of float weights that an earlier sitting kept, to the problem."""
 
 _VERSIONS_OF = ("mpsearch", "numpy", "torch", "optuna", "torch-geometric")
 log = logging.getLogger("mpsearch.run")
@@ -54,6 +53,7 @@ def run(
     folder: Path,
     *,
     build: Build | None = None,
+    pool: PoolOptions | None = None,
     stop: Stop | None = None,
     show_progress: bool = True,
     bare: bool = False,
@@ -62,6 +62,7 @@ def run(
 
     Args:
         build: makes the problem; None for the model that the spec names.
+        pool: workers that evaluate; None for this process.
         stop: holds, afterwards, the signal that ended the run; by default Ctrl-C and SIGTERM end it cleanly.
         show_progress: on standard error.
         bare: leave out the plots, the report and tracking; only what programs read is written.
@@ -76,7 +77,7 @@ def run(
     files = Folder(Path(folder))
     files.create()
     with RunLog(files.log, show_progress):
-        problem = (build or _build_model)(spec, None)
+        problem = (build or build_model)(spec, None)
         _start_assignments(problem.space, spec.start)
         refuse_unreachable(problem, [goal.goal() for goal in spec.goals])
         racing = _racing(spec, problem, files)
@@ -86,13 +87,15 @@ def run(
             files.write(files.weights, problem.save_weights)
         files.write(files.sites, lambda path: path.write_text(_sites(problem), encoding="utf-8"))
         spec = save_spec(_resolve(spec, problem, show_progress), files.path)
-        return _sit(files, spec, problem, racing, stop or Stop(), show_progress, bare)
+        with _workers(pool, spec, problem, files, build) as workers:
+            return _sit(files, spec, problem, racing, workers, stop or Stop(), show_progress, bare)
 
 
 def resume(
     folder: Path,
     *,
     build: Build | None = None,
+    pool: PoolOptions | None = None,
     stop: Stop | None = None,
     show_progress: bool = True,
     bare: bool = False,
@@ -106,14 +109,16 @@ def resume(
     spec = load_saved(files.path)
     refuse_edited_cards(spec)
     with RunLog(files.log, show_progress):
-        problem = (build or _build_model)(spec, files.weights if files.weights.is_file() else None)
+        problem = (build or build_model)(spec, files.weights if files.weights.is_file() else None)
         recorded = spec.resolved.fingerprint if spec.resolved else ""
         if problem.fingerprint != recorded:
             raise BadInput(
                 f"{files.path}: the float weights are not those of the run (fingerprint {problem.fingerprint[:12]}, "
                 f"recorded {recorded[:12]}); bring the weights back, or start a new run."
             )
-        return _sit(files, spec, problem, _racing(spec, problem, files), stop or Stop(), show_progress, bare)
+        racing = _racing(spec, problem, files)
+        with _workers(pool, spec, problem, files, build) as workers:
+            return _sit(files, spec, problem, racing, workers, stop or Stop(), show_progress, bare)
 
 
 def _sit(
@@ -121,6 +126,7 @@ def _sit(
     spec: Spec,
     problem: Problem,
     racing: Racing | None,
+    workers: RayPool | None,
     stop: Stop,
     show_progress: bool,
     bare: bool,
@@ -148,7 +154,9 @@ def _sit(
                 ledger.evaluations,
                 complete=complete,
                 hits=session.hits,
-                forward_equivalents=float(facts.get("forward_equivalents", 0.0)) + problem.forwards,
+                forward_equivalents=float(facts.get("forward_equivalents", 0.0))
+                + problem.forwards
+                + (0.0 if workers is None else workers.forwards),
                 seconds=round(earlier_s + time.monotonic() - began_s, 3),  # as front.json has it
             )
 
@@ -183,6 +191,7 @@ def _sit(
                 noisy=spec.objective.noisy,
                 racing=racing,
                 stop=stop,
+                evaluate=None if workers is None else workers.evaluate,
                 observe=observe,
             )
             try:
@@ -208,6 +217,25 @@ def _sit(
         if not len(ledger):
             raise BadInput(f"{files.path}: stopped before the float baseline was evaluated; resume it to go on.")
         return conclude(result(complete=stop.signum is None))
+
+
+@contextmanager
+def _workers(
+    pool: PoolOptions | None, spec: Spec, problem: Problem, files: Folder, build: Build | None
+) -> Iterator[RayPool | None]:
+    if pool is None:
+        yield None
+        return
+    if spec.racing.enabled:
+        raise BadInput(
+            "pool: racing compares one evaluation after another; set racing.enabled: false, or --pool serial."
+        )
+    log.info("starting %s workers", pool.workers)
+    workers = RayPool(pool, spec, problem, files.weights, build)
+    try:
+        yield workers
+    finally:
+        workers.close()
 
 
 def _racing(spec: Spec, problem: Problem, files: Folder) -> Racing | None:
@@ -328,11 +356,3 @@ def _projections(folder: Path, spec: Spec) -> Any:
     from mpsearch.engine.projections import Projections  # it loads the plotting libraries and MLflow
 
     return Projections(folder, spec)
-
-
-def _build_model(spec: Spec, weights: Path | None) -> Problem:
-    from mpsearch.problem.build import (
-        build_problem,  # late: it loads torch, which a toy or a replay does without
-    )
-
-    return build_problem(spec, weights)

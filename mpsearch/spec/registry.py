@@ -33,6 +33,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
     },
     "learners": {
+        "alq": "mpsearch.learn.alq:Alq",
         "lsq": "mpsearch.learn.lsq:Lsq",
         "rq": "mpsearch.learn.relaxed:Rq",
         "sq": "mpsearch.learn.partial:Sq",
@@ -50,6 +51,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "pruned": "mpsearch.quant.pruned:Pruned",
         "rowrange": "mpsearch.quant.rowrange:RowRange",
         "rowscale": "mpsearch.quant.rowscale:RowScale",
         "sparse": "mpsearch.quant.sparse:Sparse",
