@@ -77,7 +77,7 @@ def _asked(arguments: list[str]) -> argparse.Namespace:
         prog="scripts/reproduce learned", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=8, help="of each training")
+    parser.add_argument("--epochs", type=int, default=5, help="of each training")
     parser.add_argument("--rows", nargs="*", default=list(ROWS), choices=list(ROWS))
     parser.add_argument("--quick", action="store_true", help="one seed, 2 epochs")
     parser.add_argument("--kept", action="store_true", help="train nothing; show what earlier calls have trained")

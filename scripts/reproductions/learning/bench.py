@@ -80,8 +80,7 @@ class Bench:
         """All weights at `bits`; None for the float model."""
         if bits is None:
             return Assignment()
-        sites = [site.name for choice in self.problem.space.choices for site in choice.sites]
-        return Assignment({name: Format.parse(f"int{bits}") for name in sites})
+        return Assignment({name: Format.parse(f"int{bits}") for name in self.problem.space.choice_of})
 
     def kept(self, name: str, subject: str) -> Outcome | None:
         """What an earlier sitting found under `name`, of the same subject."""
@@ -124,7 +123,7 @@ class Bench:
             "bytes": scores["test"]["memory_bytes"],
             "epoch": found.best,
             "cpu_s": seconds,
-            "formats": formats.texts(),
+            "formats": found.assignment.texts(),
         }
         print(f"seed {self.seed}, {name}: {outcome['test']:.4f}, {seconds:.0f} s of one core", flush=True)
         return self.keep(name, subject, outcome)
