@@ -132,7 +132,7 @@ def _train(
     learner.advance(epoch, recipe.epochs)
     learner.training = True
     for step, batch in enumerate(trainer.training_batches(epoch), start=1):
-        loss = trainer.loss(batch, learner, recipe.distill)
+        loss = trainer.loss(batch, learner, recipe.distill, recipe.temperature)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(f"finetuning diverged: the loss was {value} at step {step} of epoch {epoch + 1}.")
