@@ -1,7 +1,8 @@
 """Memory of message passing on a graph, in bits, in the definitions of SGQuant (Feng et al., arXiv 2007.05100).
 
 * `mem_embed`: features that enter each layer, and one attention coefficient per edge and head, or its score where
-  that alone has a format. What is gathered to edges is not counted again. The measure `feature_bytes` is this, of the sites of a model.
+  that alone has a format. What is gathered to edges is not counted again. The measure `feature_bytes` is this, of the
+  sites of a model.
 * `mem_notes`: what the authors' code counts: features before and after the linear map, both gathered to the edges, and
   three edge values per head; no weights. The measure `notes_bytes` is this, of the layers of a model with a
   softmax over edges: `mem_notes` itself where a layer has one width for all of it.
