@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from feature_bits.parts import EVERY, HIDDEN, LEAST_REDUCTION, LOSS, PARTS, RECIPE, Part
+from feature_bits.parts import HIDDEN, LEAST_REDUCTION, LOSS, PARTS, RECIPE, WITH_ATTENTION, WITH_SCORES, Part
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
@@ -31,13 +31,13 @@ from mpsearch.spec.source import dump
 class Bench:
     """A model and its searches.
 
-    It is exported once, with the formats of all parts; each search sees those of its own.
+    It is exported once for parts with formats of attention and once for all others; each search sees those of its own.
     """
 
     def __init__(self, graph: str, model: str, seed: int, budget: int, work: Path) -> None:
         self.of = graph, model, seed
         self._budget, self._work = budget, work
-        self._exported: ModelProblem | None = None
+        self._exported: dict[Part, ModelProblem] = {}
 
     def outcome(self, name: str, only_kept: bool = False) -> dict[str, Any] | None:
         """Of the part called `name`; None where only what is kept counts, and nothing is."""
@@ -68,11 +68,12 @@ class Bench:
     def _problem(self, spec: Spec, part: Part) -> ModelProblem:
         if part.bins:
             return build_problem(spec)
-        if self._exported is None:
+        every = WITH_ATTENTION if part.attention else WITH_SCORES
+        if every not in self._exported:
             path = self._work / f"{'-'.join(map(str, self.of))}.yaml"
-            path.write_text(dump(self._space(EVERY)))
-            self._exported = build_problem(load_spec(path))
-        problem = copy.copy(self._exported)
+            path.write_text(dump(self._space(every)))
+            self._exported[every] = build_problem(load_spec(path))
+        problem = copy.copy(self._exported[every])
         problem.space = build_space(spec, problem.sites, ())
         return problem
 

@@ -53,7 +53,9 @@ class Part:
         return self.driver == "exhaustive"
 
 
-EVERY = Part("", (*ROWS, *OWN, *SPARSE), ROWS, LEAST)
+_FEATURES = (*ROWS, *OWN, *SPARSE)
+WITH_ATTENTION, WITH_SCORES = Part("", _FEATURES, ROWS), Part("", _FEATURES, scores=LEAST)
+"""All formats of the parts that are exported together."""
 PARTS = {
     "uniform": Part("all features alike, SGQuant's range", ROWS, driver="exhaustive"),
     "alike": Part("all features and attention alike, SGQuant's range", ROWS, ROWS, driver="exhaustive"),
