@@ -45,6 +45,7 @@ from mpsearch.drivers.candidates import (
     towards,
     unseen,
 )
+from mpsearch.drivers.foretold import foretold
 from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.pool import Axis, Pool
 from mpsearch.drivers.surrogate import FEWEST, Surrogate
@@ -101,8 +102,7 @@ class Frontier(AskTell):
         self._prefixes = Prefixes(session.problem.work)
         self._learned = self._asked = self._rounds = 0
         self._note(controls)
-        left = session.budget_left
-        self._first = self._fresh(self._one_at_a_time(64 if left is None else max(2, left // 4)))
+        self._first = self._fresh(self._beginning(session))
         self.batch = self._batch or max(1, len(self._first))
 
     def ask(self, n: int) -> list[Assignment]:
@@ -120,14 +120,20 @@ class Frontier(AskTell):
         self._note(evaluations)
         self.batch = self._batch or max(2, len(self._rows) // 30)
 
-    def _one_at_a_time(self, most: int) -> Rows:
+    def _beginning(self, session: Session) -> Rows:
+        """What is asked before there is a model."""
         if not self._rows:
             return np.zeros((0, len(self._space.choices)), dtype=np.int16)
+        left = session.budget_left
+        most = 64 if left is None else max(2, left // 4)
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
         controls = self._menu.moved(np.array(self._rows, dtype=np.int16))
         base = controls[int(losses.sum(axis=1).argmin())]
         self._base = tuple(base.tolist())
-        return np.concatenate([controls, one_at_a_time(self._menu, base, most)])
+        known = foretold(session, most) if sum(len(kept) > 1 for kept in self._menu.kept) > most else []
+        if not known:
+            return np.concatenate([controls, one_at_a_time(self._menu, base, most)])
+        return np.concatenate([controls, self._menu.moved(np.array(list(map(self._space.encode, known)), np.int16))])
 
     def _axis(self, session: Session, goal: Goal) -> Axis:
         controls = {session.evaluations[0].assignment, *session.space.uniform().values()}
@@ -175,7 +181,8 @@ class Frontier(AskTell):
         if learn:
             costs = [axis.cost for axis in self._axes if axis.cost is not None]
             for axis in learned:
-                pool.add(self._fresh(predicted_front(axis.surrogate.additive(), costs, self._menu.kept, _POOL)))
+                score = axis.surrogate.additive()
+                pool.add(self._fresh(predicted_front(score, costs, self._limits(), self._menu.kept, _POOL)))
         pool.add(self._random(_RANDOM))
         for _ in range(_HOPS):
             pool.add(self._fresh(neighbours(pool.best(_BEST), self._menu.kept, _POOL, self._rng)))
@@ -196,6 +203,14 @@ class Frontier(AskTell):
             if axis.cost is None and axis.goal.limit is None and axis.losses[at] > axis.ideal:
                 near = axis.ideal + _NEAR * (axis.losses[at] - axis.ideal)
                 axis.worst = worst if self._rounds % _FAR_EVERY == 0 else min(worst, near)
+
+    def _limits(self) -> list[float | None]:
+        """The most that each known cost may be; None for any."""
+        return [
+            axis.bound if axis.goal.limit is not None and axis.goal.limit.sense == "<=" else None
+            for axis in self._axes
+            if axis.cost is not None
+        ]
 
     def _failing(self, learn: bool) -> Surrogate | None:
         """A model of what fails: 1 for an assignment that was measured, 2 for one that failed; None if none did."""
