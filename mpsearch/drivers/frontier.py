@@ -1,10 +1,11 @@
 """The frontier driver: learn the losses, know the costs, and ask where the front is expected to grow most.
 
 1. From the best compromise among the uniform controls, each choice alone as wide as it can be: what it does. Where
-   formats of several kinds are offered, options that others beat in every cost and in noise are left out (`menu`), and
-   what stands for the controls without them is asked first. Such menus reach from formats that lose nothing to some
-   that lose nearly all, and up to the worst control all that is good looks alike; so most rounds aim at losses not far
-   beyond that of the compromise, and only some at all.
+   choices outnumber these questions, what the float model foretells instead (`foretold`). Where formats of several
+   kinds are offered, options that others beat in every cost and in noise are left out (`menu`), and what stands for the
+   controls without them is asked first. Such menus reach from formats that lose nothing to some that lose nearly all,
+   and up to the worst control all that is good looks alike; so most rounds aim at losses not far beyond that of the
+   compromise, and only some at all.
 2. Rounds: a Gaussian process of every measured goal is fitted to all that was measured. Candidates are the
    neighbours of the front, the exact front that a purely additive model predicts, random points, and the neighbours of
    the best of these. Those with the largest expected hypervolume improvement are asked, each counted as part of the
@@ -12,7 +13,8 @@
    all once nothing promises much. Of candidates that promise alike, the one that shares most computation with earlier
    questions comes first.
 
-Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids. A limit on a
+Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids; of several costs,
+the predicted front is solved within the limits of all. A limit on a
 measured goal weighs the improvement with the probability that it holds, as failed evaluations weigh it with that of
 another failure.
 
