@@ -106,9 +106,9 @@ def memory_measures(
 
 
 def chosen_measures(values: Sequence[Value], packed: PackedAt, chosen: Collection[str]) -> dict[str, Measure]:
-    """`activation_bits`: code bits per element of the values whose format is `chosen`, scales apart.
+    """`activation_bits`: bits per element of the values whose format is `chosen`; nothing where there are none.
 
-    Nothing where there are none.
+    Scales of rows and blocks, which are made while the model runs, are counted; static ones are not.
 
     Args:
         chosen: names of sites.
@@ -146,7 +146,7 @@ def parameter_bits(parameter: Parameter, packed: Packed | None) -> int:
 
 
 def code_bits(held: Held, packed: Packed | None) -> int:
-    """The codes alone; of what stays as it is, 32 for each number."""
+    """All but static scales; of what stays as it is, 32 for each number."""
     return 32 * held.elements if packed is None else packed.code_bits
 
 

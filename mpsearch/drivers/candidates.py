@@ -66,9 +66,25 @@ def anywhere(options: Sequence[NDArray[np.int16]], n: int, rng: np.random.Genera
 
 
 def towards(rows: Rows, aims: Rows, rng: np.random.Generator) -> Rows:
-    """`rows` with a random share of their choices, from none to all, as in one of `aims`."""
-    picked = aims[rng.integers(len(aims), size=len(rows))]
-    return np.where(rng.random(rows.shape) < rng.random((len(rows), 1)), picked, rows)
+    """`rows` with, for each of `aims` in turn, a random share of their choices, from none to all, as it has them.
+
+    Args:
+        aims: rows in which -1 stands for any option.
+    """
+    for aim in aims:
+        taken = rng.random(rows.shape) < rng.random((len(rows), 1))
+        rows = np.where(taken & (aim >= 0), aim, rows)
+    return rows
+
+
+def aims(costs: Sequence[Cost]) -> Rows:
+    """For each of `costs` the row where it is least, with -1 for the choices that it does not depend on."""
+    found = []
+    for cost in costs:
+        matter = {i for terms in cost.rows for key, table in terms.tables.items() if np.ptp(table) for i in key}
+        row = cheapest(cost)
+        found.append(np.where([i in matter for i in range(len(row))], row, -1))
+    return np.array(found, dtype=np.int16)
 
 
 def cheapest(cost: Cost) -> NDArray[np.int16]:

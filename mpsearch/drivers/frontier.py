@@ -39,8 +39,8 @@ from mpsearch.drivers.base import AskTell, Session
 from mpsearch.drivers.candidates import (
     Prefixes,
     Rows,
+    aims,
     anywhere,
-    cheapest,
     neighbours,
     one_at_a_time,
     predicted_front,
@@ -95,7 +95,7 @@ class Frontier(AskTell):
         self._worst = [axis.worst for axis in self._axes]
         self._base: tuple[int, ...] = ()
         limited = [axis.cost for axis in self._axes if axis.cost is not None and axis.goal.limit is not None]
-        self._cheapest = np.array([cheapest(cost) for cost in limited], dtype=np.int16)
+        self._cheapest = aims(limited)
         self._rows: list[tuple[int, ...]] = []
         self._eligible: list[bool] = []
         self._failed: list[tuple[int, ...]] = []

@@ -18,6 +18,7 @@ from mpsearch.drivers.base import SearchOver, Session
 from mpsearch.drivers.frontier import Frontier
 from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.optuna import Optuna
+from mpsearch.drivers.random import Random
 from mpsearch.problem.base import Problem
 from mpsearch.testing.toy_probe import ToyProbe
 
@@ -293,3 +294,12 @@ def test_what_was_left_out_is_asked_when_nothing_else_is_left():
     first = on_menu(session)
     assert first == sorted(first, reverse=True)
     assert 0 < sum(first) <= len(BITS) ** 2
+
+
+def test_random_search_finds_what_limits_leave():
+    """Of 3**-30 of all that is drawn, none is asked that is forbidden."""
+    problem = Layers(30)
+    bound = 2.2 / 8 * float(problem.sizes.sum())
+    session = Plain(problem, (Goal("loss"), Goal("memory_bytes", limit=Limit.parse(f"<= {bound}"))), 60).run(Random())
+    assert len(session.known) == 60
+    assert all(problem.costs(a)["memory_bytes"] <= bound for a in session.asked)

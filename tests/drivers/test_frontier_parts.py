@@ -13,6 +13,7 @@ from mpsearch.cost.solve import elimination
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.drivers.candidates import (
     Prefixes,
+    aims,
     anywhere,
     cheapest,
     neighbours,
@@ -183,6 +184,14 @@ def test_towards_the_cheapest():
     assert set(np.unique(rows)) == {0, 1}
     assert shares.min() < 0.2
     assert shares.max() > 0.8
+
+
+def test_aims_leave_alone_what_a_cost_does_not_depend_on():
+    left = Cost((Terms.of([[5, 1, 9], [0, 0, 0]]),))
+    right = Cost((Terms.of([[3, 3, 3], [7, 8, 2]]),))
+    assert aims([left, right]).tolist() == [[1, -1], [-1, 2]]
+    rows = towards(np.zeros((500, 2), dtype=np.int16), aims([left, right]), np.random.default_rng(0))
+    assert set(map(tuple, rows.tolist())) == {(0, 0), (0, 2), (1, 0), (1, 2)}
 
 
 def kernels(seed, choices=9, options=3):

@@ -88,10 +88,10 @@ CASES = {
         shown="perplexity",
         budget=40,
         weights="int2:affine:mse, int3:affine:mse, int4:affine:mse, int5:affine:mse, int6:affine:mse, int8:affine:mse",
-        values="rowrange2, rowrange3, rowrange4, rowrange5, rowrange6, rowrange8",
+        values="int2, int3, int4, int5, int6, int8, nvfp4, rowrange3, rowrange4",
         fixed=(_SUMS[0], _SUMS[1], _SUMS[3]),
         note="Residual sums, which the normalisations read, have 8 bits; scores and probabilities of attention are "
-        "float. Values have a range of each token's own: two floats a row beside the bits below.",
+        "float.",
         settings=("objective.options.length=256", "objective.options.batch_size=8"),
     ),
     "resnet20": Case(
@@ -119,11 +119,11 @@ CASES = {
         shown="spearman",
         budget=40,
         weights="int2:affine, int3:affine, int4:affine, int6:affine, int8:affine",
-        values="rowrange2, rowrange3, rowrange4, rowrange6, rowrange8",
+        values="int2, int3, int4, int6, int8, nvfp4, rowrange3, rowrange4",
         tested=0,
         fixed=(('"*embeddings.weight"', "int4"), _SUMS[0], _SUMS[2]),
         note="Embeddings have 4 bits and residual sums, which the normalisations read, 8; scores and probabilities of "
-        "attention are float. Other values have a range of each token's own: two floats a row beside the bits below.",
+        "attention are float.",
         swept_weights=_FEW_WEIGHTS,
         swept_values=_FEW_VALUES,
         settings=("objective.options.validation=60", "objective.options.batch_size=20"),

@@ -67,8 +67,9 @@ class Page:
             f"the formats; bias correction: {searched.spec.quantization.bias_correction}.\n"
         )
         yield (
-            "Bits are averages per element, scales apart: of the weights of convolutions, linear layers and "
-            "recurrences, and of the values that are searched. Memory holds all that is stored, scales too. Bit "
+            "Bits are averages per element: of the weights of convolutions, linear layers and recurrences, and of the "
+            "values that are searched. Scales that are stored with the model are left out, those of rows and blocks "
+            "that are made while it runs are counted. Memory holds all that is stored, scales too. Bit "
             "operations are shares of those of the float model. "
             f"*Drop* is that of `{case.shown}` on the test split against the float model of the same run"
             + (f"; one standard error of the float model's is {error:.4f}.\n" if error else ".\n")

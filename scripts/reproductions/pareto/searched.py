@@ -112,7 +112,7 @@ class Searched:
 
 
 def average_bits(evaluation: Evaluation) -> tuple[float, float]:
-    """Average code bits per element: of weights, and of values that have a choice."""
+    """Average bits per element: of weights, and of values that have a choice."""
     return evaluation.measures["weight_bits"], evaluation.measures["activation_bits"]
 
 
