@@ -122,7 +122,7 @@ class MiniFloatGrid(Grid):
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         numbers = self.kind.nearest_((finite(x).float() * self.grain.spread(1.0 / self.scale, x.shape)).contiguous())
-        return {"codes": self.kind.pack(numbers), "scale": self.scale.cpu()}
+        return {"codes": self.kind.pack(numbers), **self.static()}
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         numbers = self.kind.unpack(stored["codes"], prod(shape)).reshape(shape)
