@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mpsearch.core.format import Format
 from mpsearch.core.site import Site
 from mpsearch.graph.training import Look
+from mpsearch.quant.grid import Grid
 
 Observe = Callable[[Look], object]
 """Runs the model on the calibration batches with the learner at its sites."""
@@ -58,6 +59,11 @@ class Learner(ABC):
 
     def stepped(self) -> None:  # noqa: B027 - most have nothing to add
         """Gradients are known, and the optimizer has moved the parameters."""
+
+    def grid(self, site: int) -> Grid | None:
+        """What the finished model has at a site that is not float; None where it is no grid that can be stored."""
+        del site
+        return None
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

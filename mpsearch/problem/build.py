@@ -126,7 +126,9 @@ def assemble(
     runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
     make_trainer = partial(Trainer, spec, objective, model, batches, active)
-    return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
+    return ModelProblem(
+        objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer, inputs=found.inputs
+    )
 
 
 def prepare_machine(spec: Spec) -> torch.device:

@@ -7,7 +7,7 @@ own class, and never by what is read, so that nothing but grids is ever made of 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -62,8 +62,9 @@ def _grid(facts: Mapping[str, Any], static: Mapping[str, Tensor], shape: tuple[i
         raise ValueError(f"{kind.__name__} cannot be made of it ({type(error).__name__}: {error})") from error
 
 
-def _below(kind: type[Grid]) -> list[type[Grid]]:
-    return [found for sub in kind.__subclasses__() for found in (sub, *_below(sub))]
+def _below(kind: type) -> list[type[Grid]]:
+    below: Sequence[type[Grid]] = kind.__subclasses__()
+    return [found for sub in below for found in (sub, *_below(sub))]
 
 
 def _fields(thing: Any) -> dict[str, Any]:
