@@ -65,13 +65,18 @@ class PackedModule(nn.Module):
         self.eval()
 
     @property
+    def takes_degrees(self) -> bool:
+        """Whether it is given the degrees of nodes besides the inputs of the model."""
+        return self._inputs.takes_degrees
+
+    @property
     def tensors(self) -> Mapping[str, Tensor]:
         """Parameters and buffers by name, as the graph reads them: unpacked."""
         return self._tensors
 
     @torch.no_grad()
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        degrees = kwargs.pop("degrees", None) if self._inputs.takes_degrees else None
+        degrees = kwargs.pop("degrees", None) if self.takes_degrees else None
         flat, rows = self._inputs.of(Example(args, kwargs, degrees))
         device = next((leaf.device for leaf in flat if isinstance(leaf, Tensor)), torch.device("cpu"))
         leaves = [layout(leaf, device) for leaf in flat]

@@ -30,7 +30,7 @@ from mpsearch.engine.costs import Costs
 from mpsearch.engine.finetuning import Finetuning
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import refuse_unreachable
-from mpsearch.engine.load import assemble
+from mpsearch.engine.load import assemble, refuse_other_weights
 from mpsearch.engine.progress import LiveProgress, RunLog
 from mpsearch.engine.racing import Racing
 from mpsearch.engine.result import RunResult
@@ -107,12 +107,7 @@ def resume(
     refuse_edited_cards(spec)
     with RunLog(files.log, show_progress):
         problem = (build or _build_model)(spec, files.weights if files.weights.is_file() else None)
-        recorded = spec.resolved.fingerprint if spec.resolved else ""
-        if problem.fingerprint != recorded:
-            raise BadInput(
-                f"{files.path}: the float weights are not those of the run (fingerprint {problem.fingerprint[:12]}, "
-                f"recorded {recorded[:12]}); bring the weights back, or start a new run."
-            )
+        refuse_other_weights(files.path, spec, problem.fingerprint)
         return _sit(files, spec, problem, _racing(spec, problem, files), stop or Stop(), show_progress, bare)
 
 

@@ -62,7 +62,7 @@ def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
     if weights is not None:
         _load(model, weights)
     model = model.to(device).eval()
-    batches: dict[str, list[Batch]] = {split: _batches(objective, split) for split in SPLITS}
+    batches: dict[str, list[Batch]] = {split: batches_of(objective, split) for split in SPLITS}
     return assemble(spec, objective, model, batches, device)
 
 
@@ -194,7 +194,8 @@ def _guard(what: str, call: Any) -> Any:
         raise ObjectiveFailed(f"the objective's {what} raised {type(error).__name__}: {error}") from error
 
 
-def _batches(objective: Objective, split: Split) -> list[Batch]:
+def batches_of(objective: Objective, split: Split) -> list[Batch]:
+    """The batches of a split. Raises `ObjectiveFailed` where the objective gives none, or something else."""
     found = _guard(f"batches({split!r})", lambda: list(objective.batches(split)))
     if not found:
         raise ObjectiveFailed(f"the objective's batches({split!r}) gave no Batch; each split needs at least one.")
