@@ -65,14 +65,16 @@ def _packed(model: FrozenModel) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors[name] = tensor
     for name, (site, fmt) in frozen.sites.items():
         grid = frozen.grids[name]
-        stored = grid.pack(frozen.tensors[name]) if site.role.is_parameter else grid.static()
+        static = grid.static()
+        stored = grid.pack(frozen.tensors[name]) if site.role.is_parameter else static
         tensors |= {f"{name}/{part}": tensor for part, tensor in stored.items()}
         sites[name] = {
             "format": str(fmt),
             "role": str(site.role),
             "shape": list(site.shape),
             "grid": described(grid),
-            "stored": list(stored),
+            "static": list(static),
+            "codes": [part for part in stored if part not in static],
         }
     return {name: _own(tensor) for name, tensor in tensors.items()}, sites
 

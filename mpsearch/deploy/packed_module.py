@@ -165,10 +165,10 @@ def _unpacked(
     grids, tensors = {}, dict(stored)
     for name, told in sites.items():
         fmt, shape = Format.parse(told["format"]), tuple(told["shape"])
-        parts = {part: tensors.pop(f"{name}/{part}") for part in told["stored"]}
-        grid = rebuilt(told["grid"], fmt, parts, shape)
+        static, codes = ({part: tensors.pop(f"{name}/{part}") for part in told[kind]} for kind in ("static", "codes"))
+        grid = rebuilt(told["grid"], fmt, static, shape)
         if Role(told["role"]).is_parameter:
-            tensors[name] = grid.unpack(parts, shape)
+            tensors[name] = grid.unpack(static | codes, shape)
         else:
             grids[name] = grid
     for name, order in orders.items():

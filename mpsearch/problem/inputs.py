@@ -74,7 +74,7 @@ class Inputs:
     takes_degrees: bool = False
 
     @classmethod
-    def of_graph(cls, lowered: Lowered, first: Example, weighted: bool) -> Inputs:
+    def of_graph(cls, lowered: Lowered, first: Example, weighted: bool = False) -> Inputs:
         """Those of `lowered`, which was exported with `first`."""
         return cls(lowered.padded, lowered.batched, tuple(first.kwargs), weighted, tuple(edge_ends(lowered)))
 
