@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,8 @@ def write(folder: Path, manifest: Mapping[str, Any], tensors: Mapping[str, Tenso
             os.fsync(written.fileno())
         beside.replace(path)
     except (OSError, SafetensorError) as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         reason = error.strerror if isinstance(error, OSError) else error
         raise OutOfResources(f"{path}: cannot be written ({reason}); name another folder, or make room.") from error
     return _sizes(path.stat().st_size, tensors)

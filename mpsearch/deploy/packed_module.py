@@ -57,7 +57,7 @@ class PackedModule(nn.Module):
             self._inputs = _inputs(manifest["graph"]["inputs"])
             self._steps, self._last = self._resolved(torch.device("cpu"))
             output_tree.restored(manifest["graph"]["output"], range(len(manifest["graph"]["steps"][-1]["output"])))
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError, BadInput) as error:
+        except Exception as error:  # whatever does not fit, none of it is the caller's own
             raise BadInput(
                 f"{path}: its manifest is whole, and still not one that this version of mpsearch reads ({error}); "
                 "export it again."
