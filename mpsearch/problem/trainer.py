@@ -75,12 +75,12 @@ class Trainer:
             found = graphed(spec, model, examples, keep_dropout=True)
         except ExportError as error:
             raise ObjectiveFailed(f"the model cannot be exported for its training batches. {error}") from error
-        self._inputs = found.inputs
+        self.inputs = found.inputs
         trained = found.lowered.parameters - found.lowered.frozen or found.lowered.parameters
         self.program = compile_program(found.lowered, found.discovery, list(space.choice_of))
         self.program.tensors = {name: layout(t, self._device) for name, t in self.program.tensors.items()}
         self.trainable = Trainable(self.program, trained)
-        self._ready = {split: [self._lay_out(*self._inputs.of(e)) for e in examples[split]] for split in batches}
+        self._ready = {split: [self._lay_out(*self.inputs.of(e)) for e in examples[split]] for split in batches}
         self._last: tuple[list[Any], Ready] | None = None
 
     def _of_all_sizes(self) -> Iterator[Batch]:
@@ -160,7 +160,7 @@ class Trainer:
         """The inputs of a batch; those of the last one again where they are the same tensors (a graph, as a whole)."""
         source = pytree.tree_leaves((batch.args, dict(batch.kwargs)))
         if self._last is None or len(source) != len(self._last[0]) or any(map(_differ, source, self._last[0])):
-            self._last = source, self._lay_out(*self._inputs.of(example(batch, self._device)))
+            self._last = source, self._lay_out(*self.inputs.of(example(batch, self._device)))
         return self._last[1]
 
     def _lay_out(self, flat: list[Any], rows: int) -> Ready:
@@ -187,7 +187,12 @@ def divergence(flat: Sequence[Any], teacher: Sequence[Any], temperature: float =
     size (Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531).
     """
     parts = [
-        F.kl_div(*(x.div(temperature).log_softmax(-1) for x in (ours, theirs)), reduction="none", log_target=True)
+        F.kl_div(
+            ours.div(temperature).log_softmax(-1),
+            theirs.div(temperature).log_softmax(-1),
+            reduction="none",
+            log_target=True,
+        )
         .sum(-1)
         .mean()
         for ours, theirs in zip(flat, teacher, strict=True)
