@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from mpsearch.core.assignment import Assignment
 
 Identity = tuple[str, str, str | None, str, float]
+FINETUNING = "finetune"
+"""Who asks for what is trained once the search is over."""
 
 BASE = "base"
 """The variant that limits refer to; the only one unless a space has several."""
@@ -36,7 +38,7 @@ class Evaluation:
         variant: shape of the model: `width=2`, say, or `base`.
         recipe: digest of the finetuning, None for post-training quantization.
         asked_by: `baseline` (the float model of another variant is `float`), the uniform control's name (`uniform 4`),
-            `start` or the driver's name.
+            `start`, the driver's name, or `finetune`.
         seconds: wall time the evaluation took, costs included.
     """
 
@@ -74,6 +76,11 @@ class Evaluation:
     def traits(self) -> list[str]:
         """What tells members of one assignment apart, for people: `width=2`, `finetuned`; none of most."""
         return [self.variant] * (self.variant != BASE) + ["finetuned"] * self.is_finetuned
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the search asked for it, and not the finetuning after it."""
+        return self.asked_by != FINETUNING
 
     @property
     def identity(self) -> Identity:

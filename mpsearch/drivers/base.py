@@ -10,6 +10,7 @@ from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.goal import Goal
 from mpsearch.core.space import Space
 from mpsearch.problem.base import Problem
+from mpsearch.spec.schema import Recipe
 
 
 class SearchOver(Exception):
@@ -49,6 +50,15 @@ class Session(ABC):
         Each result is on disk before the next is computed. Raises `SearchOver` when the run has come to its end,
         after recording what the budget still allowed; a driver needs no other stopping rule.
         """
+
+    def learn(self, recipe: Recipe, start: Assignment, label: str = "") -> Evaluation:
+        """Train from `start` by `recipe`, and score what it ends as: maybe another assignment, with its weights.
+
+        One evaluation of the budget. What the ledger holds costs nothing; a training that was interrupted goes on from
+        its last epoch, and one that has begun is not ended by time. One that diverges is a failure, at `start`.
+        Raises `SearchOver` as `evaluate` does. A driver that trains asks `problem.require_training` in its `check`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains nothing ({recipe.method}, {start.key}, {label}).")
 
     def forbids(self, assignment: Assignment) -> bool:
         """Whether a limit on a cost rules `assignment` out, which arithmetic tells before any forward pass."""

@@ -52,12 +52,16 @@ class Folder:
         return self.path / "scores"
 
     def member_weights(self, key: str) -> Path:
-        """The weights of a finetuned member."""
+        """The weights of a trained member."""
         return self.path / "members" / key / "weights.safetensors"
 
-    def member_checkpoint(self, key: str) -> Path:
-        """Where the training of a member stands, while it lasts."""
+    def training_checkpoint(self, key: str) -> Path:
+        """Where a training stands, while it lasts; `key` is that of its start with its recipe."""
         return self.path / "members" / key / "checkpoint.pt"
+
+    def training_end(self, key: str) -> Path:
+        """The assignment at which a training ended, once it has."""
+        return self.path / "members" / key / "end.json"
 
     @property
     def sites(self) -> Path:

@@ -259,7 +259,7 @@ def _steps(view: View) -> Iterator[str]:
 
 def _finetuning(view: View) -> Iterator[str]:
     """Each finetuned member beside itself before, in what was measured."""
-    spec, finetuned = view.result.spec.finetune, [p for p in view.points if p.evaluation.is_finetuned]
+    spec, finetuned = view.result.spec.finetune, [p for p in view.points if not p.evaluation.is_searched]
     if spec is None or not finetuned:
         return
     recipe = spec.recipe.model_dump(exclude_none=True)
@@ -320,9 +320,9 @@ def _confidence(view: View) -> Iterator[str]:
         )
     elif view.front:
         yield "* Not scored on the test split yet: the run has not ended."
-    searched = [p.order for p in view.front if not p.evaluation.is_finetuned]
+    searched = [p.order for p in view.front if p.evaluation.is_searched]
     if searched:
-        last, of = max(searched), sum(not e.is_finetuned for e in result.evaluations)
+        last, of = max(searched), sum(e.is_searched for e in result.evaluations)
         yield f"* The last member of the front was found at evaluation {last} of {of}" + (
             "; more budget may still improve it." if last > 0.8 * of else ": the front had settled."
         )

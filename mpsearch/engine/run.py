@@ -28,7 +28,7 @@ from mpsearch.core.space import Choice, Space
 from mpsearch.drivers.base import Driver, SearchOver
 from mpsearch.engine.controls import DEGREE_RULE, DEGREE_STEPS, controls
 from mpsearch.engine.costs import Costs
-from mpsearch.engine.finetuning import Finetuning
+from mpsearch.engine.finetuning import finetune_promising
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import within_limits
 from mpsearch.engine.load import assemble
@@ -38,10 +38,11 @@ from mpsearch.engine.racing import Racing
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.session import FLOAT, LedgerSession
 from mpsearch.engine.stop import Stop
+from mpsearch.engine.trainings import Trainings
 from mpsearch.engine.variants import Build, build_variants, fingerprint
 from mpsearch.engine.worker import build_model
 from mpsearch.ledger.ledger import Ledger
-from mpsearch.problem.base import Problem
+from mpsearch.problem.base import Problem, Step
 from mpsearch.spec import registry
 from mpsearch.spec.load import load_saved, refuse_edited_cards, save_spec
 from mpsearch.spec.schema import DriverSpec, Resolved, Spec
@@ -182,6 +183,10 @@ def _sit(
                 if projections is not None:
                     projections.update(lambda: result(complete=False))
 
+            def show(what: str, step: Step) -> None:
+                if progress is not None:
+                    progress.train(what, step)
+
             def observe_test(done: int, of: int) -> None:
                 if progress is not None:
                     progress.test(done, of)
@@ -200,24 +205,22 @@ def _sit(
                     deadline_s=None if time_s is None else began_s + share * (i + 1) * max(0.0, time_s - earlier_s),
                     noisy=spec.objective.noisy,
                     racing=_racing(spec, problem, files),
+                    trainings=Trainings(problem, files, spec.seed, goals, variant),
                     stop=stop,
                     evaluate=None if workers is None else partial(workers.evaluate, variant=variant),
                     observe=observe,
+                    show=show,
                 )
             try:
                 _search(sessions, spec)
-                training = None
                 if stop.signum is None and spec.finetune is not None:
-                    show = progress.train if progress is not None else None
-                    training = Finetuning(sessions, files, spec.finetune, show)
-                    training.run(result(complete=True))
+                    finetune_promising(sessions, spec.finetune, result(complete=True))
                 if stop.signum is None:
                     found = result(complete=True)
                     rules = [e for e in found.evaluations if e.is_full and e.asked_by in (DEGREE_RULE, DEGREE_STEPS)]
                     chosen = [*found.floats.values(), *found.uniform.values(), *rules, *found.front.members]
                     for variant, session in sessions.items():
-                        mine = [e for e in chosen if e.variant == variant]
-                        session.score_test(mine, observe_test, training.score if training else None)
+                        session.score_test([e for e in chosen if e.variant == variant], observe_test)
             except SearchOver as end:
                 log.info("%s", end)
             except MpsearchError as error:

@@ -1,4 +1,4 @@
-"""The session of a run: answers a driver from the ledger, else has the problem evaluate and records it."""
+"""The session of a run: answers a driver from the ledger, else has the problem evaluate or train, and records it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from numbers import Integral
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, ObjectiveFailed, nearest
-from mpsearch.core.evaluation import BASE, Evaluation, Failure
+from mpsearch.core.evaluation import BASE, FINETUNING, Evaluation, Failure
 from mpsearch.core.goal import Goal
 from mpsearch.drivers.base import SearchOver, Session
 from mpsearch.engine.controls import controls
 from mpsearch.engine.racing import Racing
 from mpsearch.engine.stop import Stop
+from mpsearch.engine.trainings import Trainings
 from mpsearch.ledger.ledger import Ledger
-from mpsearch.problem.base import Problem
+from mpsearch.problem.base import Problem, Step
+from mpsearch.spec.schema import Recipe
 
 FLOAT = Assignment()
 """The baseline: every site in float."""
@@ -46,9 +48,11 @@ class LedgerSession(Session):
         deadline_s: of the monotonic clock; None if only the budget limits the run.
         noisy: whether the objective may differ between two evaluations of the same assignment.
         racing: ends evaluations early; None for all on all data.
+        trainings: of the run; None where nothing is trained.
         stop: checked between evaluations.
         evaluate: scores all but the baseline, in the order given; None for the problem itself.
         observe: called with each validation evaluation, replayed ones too.
+        show: called in each step of a training, with what is trained.
     """
 
     def __init__(
@@ -64,20 +68,22 @@ class LedgerSession(Session):
         deadline_s: float | None = None,
         noisy: bool = False,
         racing: Racing | None = None,
+        trainings: Trainings | None = None,
         stop: Stop | None = None,
         evaluate: Evaluate | None = None,
         observe: Callable[[Evaluation], object] = lambda evaluation: None,
+        show: Callable[[str, Step], object] = lambda what, step: None,
     ) -> None:
         self.problem, self.space, self.goals, self.seed = problem, problem.space, tuple(goals), seed
         self.variant, self._base = variant, base
         self.hits = 0
         self._ledger, self._budget, self._deadline_s = ledger, budget, deadline_s
         self._noisy, self._racing, self._stop, self._observe = noisy, racing, stop or Stop(), observe
-        self._evaluate_plainly = evaluate or problem.evaluate
-        self._known: dict[Assignment, Evaluation] = {}
+        self._evaluate_plainly, self._trainings, self._show = evaluate or problem.evaluate, trainings, show
+        self._known: dict[Assignment | tuple[Assignment, str], Evaluation] = {}  # a training by start and recipe
         self._asked_by = "baseline" if variant == BASE else "float"
         mine = [e for e in ledger.evaluations if e.variant == variant]
-        self._lines = sum(e.split == "validation" and not e.is_finetuned for e in mine)
+        self._lines = sum(e.split == "validation" and e.is_searched for e in mine)
         self._hits_in_a_row = 0
         self._failures_in_a_row = 0
 
@@ -107,6 +113,55 @@ class LedgerSession(Session):
             raise SearchOver("the space is exhausted")
         return [self._known[a] for a in assignments]
 
+    def learn(self, recipe: Recipe, start: Assignment, label: str = "") -> Evaluation:
+        self._refuse_to_go_on(len(self._known))
+        question = (start, recipe.digest)
+        if question in self._known:
+            self.hits += 1
+            self._hits_in_a_row += 1
+            if self._hits_in_a_row >= _HITS_IN_A_ROW:
+                raise SearchOver("nothing new is asked")
+            return self._known[question]
+        self._hits_in_a_row = 0
+        asked_by = f"{self._asked_by} {label}" if label else self._asked_by
+        done = self._trained(recipe, start)
+        if done is None:
+            self._refuse_to_go_on(self._lines)
+            done = self._train(recipe, start, asked_by, asked_by)
+            self._lines += 1
+        self._known[question] = done
+        self._observe(done)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if done.failure else 0
+        return done
+
+    def finetune(self, recipe: Recipe, start: Assignment, what: str) -> Evaluation:
+        """`start` trained once the search is over, from the ledger if it is there. Not counted against the budget."""
+        self.refuse_after_signal()
+        done = self._trained(recipe, start) or self._train(recipe, start, FINETUNING, what)
+        self._observe(done)
+        return done
+
+    def _trained(self, recipe: Recipe, start: Assignment) -> Evaluation | None:
+        """What the ledger has of a training."""
+        assert self._trainings is not None
+        member = self._trainings.ended(recipe, start)
+        return None if member is None else self._ledger.get(member.identity)
+
+    def _train(self, recipe: Recipe, start: Assignment, asked_by: str, what: str) -> Evaluation:
+        assert self._trainings is not None
+        made = replace(self._checked(self._trainings.make(recipe, start, self._watch(what))), asked_by=asked_by)
+        done = self._ledger.get(made.identity)  # a training from elsewhere may have ended there
+        if done is None:
+            self._ledger.append(done := made)
+        return done
+
+    def _watch(self, what: str) -> Callable[[Step], None]:
+        def watch(step: Step) -> None:
+            self.refuse_after_signal()
+            self._show(what, step)
+
+        return watch
+
     def evaluate_controls(self, start: Sequence[Assignment] = ()) -> None:
         """The float baseline, the controls, then `start`: all on all data.
 
@@ -133,39 +188,28 @@ class LedgerSession(Session):
         """Who asks from now on, for the ledger."""
         self._asked_by = asked_by
 
-    def record(self, asked: Evaluation, make: Callable[[Evaluation], Evaluation]) -> Evaluation:
-        """What the ledger has of the identity of `asked`, else what `make` gives. Not counted against the budget."""
-        self.refuse_after_signal()
-        found = self._ledger.get(asked.identity)
-        if found is None:
-            found = replace(self._checked(make(asked)), asked_by=asked.asked_by)
-            self._ledger.append(found)
-        if asked.split == "validation":
-            self._observe(found)
-        return found
-
     def score_test(
         self,
         chosen: Iterable[Evaluation],
         observe: Callable[[int, int], object] = lambda done, of: None,
-        score_finetuned: Callable[[Evaluation], Evaluation] | None = None,
     ) -> None:
         """Score each of `chosen` on the test split, unless the ledger has it. Not counted against the budget.
 
         Args:
             observe: called after each with how many are done, and of how many.
-            score_finetuned: scores those that were finetuned.
         """
         unique = {e.key: replace(e, split="test") for e in chosen}
         missing = [e for e in unique.values() if self._ledger.get(e.identity) is None]
         results = iter(self._evaluate_plainly([e.assignment for e in missing if not e.is_finetuned], "test"))
-        for done, asked in enumerate(missing, start=1):
+        for number, asked in enumerate(missing, start=1):
+            self.refuse_after_signal()
             if asked.is_finetuned:
-                assert score_finetuned is not None
-                self.record(asked, score_finetuned)
+                assert self._trainings is not None
+                done = self._trainings.score(asked, self._watch(f"{asked.key} again"))
             else:
-                self.record(asked, lambda _: next(results))
-            observe(done, len(missing))
+                done = next(results)
+            self._ledger.append(replace(self._checked(done), asked_by=asked.asked_by))
+            observe(number, len(missing))
 
     def _first_baseline(self) -> Evaluation:
         first = self._measure_float()

@@ -126,7 +126,7 @@ def assemble(
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
     runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
-    make_trainer = partial(Trainer, spec, objective, model, batches, active)
+    make_trainer = partial(Trainer, spec, objective, model, batches, space, lambda name: costs.cost(name, space))
     return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
 
 

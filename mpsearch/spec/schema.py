@@ -220,7 +220,8 @@ class Recipe(Part):
     method: Text = Field(
         default="lsq",
         description="What stands at the sites meanwhile: lsq (steps of uniform grids are learned), ste (fitted after "
-        "each epoch); mpsearch list learners.",
+        "each epoch), prune (zeros of pruned weights are added epoch by epoch), pq (codebooks are trained); mpsearch "
+        "list learners.",
     )
     options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the method.")
     distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
