@@ -22,6 +22,7 @@ ELEMENTWISE = {
     aten.div.Tensor,
     aten.relu.default,
     aten.hardtanh.default,
+    aten.relu6.default,
     aten.leaky_relu.default,
     aten.elu.default,
     aten.gelu.default,

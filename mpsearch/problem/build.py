@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
+from mpsearch.core.machine import free_bytes
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.export import ExportError
 from mpsearch.graph.grids import SiteGrids
@@ -125,7 +126,7 @@ def assemble(
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
     runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
-    make_trainer = partial(Trainer, spec, objective, model, batches, active)
+    make_trainer = partial(Trainer, spec, objective, model, batches, space, lambda name: costs.cost(name, space))
     return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
 
 
@@ -161,17 +162,6 @@ def make_objective(spec: Spec) -> Objective:
 def _cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def free_bytes() -> int:
-    """Memory that is free on this machine, as the kernel estimates it; 4 GiB where it does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 << 30
 
 
 def _load(model: nn.Module, weights: Path) -> None:
