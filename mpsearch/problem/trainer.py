@@ -124,7 +124,7 @@ class Trainer:
         for inputs, _ in self._ready["calibration"]:
             self.trainable.run(inputs, at_site, look=look)
 
-    def loss(self, batch: Batch, at_site: AtSite, distill: float = 0.0) -> Tensor:
+    def loss(self, batch: Batch, at_site: AtSite, distill: float = 0.0, temperature: float = 1.0) -> Tensor:
         """Of one training batch; a share `distill` of it is the divergence from the float model.
 
         With dropout, unless all of it is: what is taught every output of the float model does not overfit labels.
@@ -136,7 +136,7 @@ class Trainer:
             return loss
         with torch.no_grad():
             teacher = self._own(self.trainable.run(inputs, as_it_is, original=True), rows)
-        return (1 - distill) * loss + distill * divergence(flat, teacher)
+        return (1 - distill) * loss + distill * divergence(flat, teacher, temperature)
 
     def loss_of(self, output: Any, batch: Batch) -> Tensor:
         """The objective's own loss. Raises `ObjectiveFailed` where it raises, or gives no scalar."""
@@ -179,15 +179,21 @@ class Trainer:
         return pytree.tree_unflatten(list(flat), self.program.out_spec)
 
 
-def divergence(flat: Sequence[Any], teacher: Sequence[Any]) -> Tensor:
+def divergence(flat: Sequence[Any], teacher: Sequence[Any], temperature: float = 1.0) -> Tensor:
     """Kullback-Leibler divergence of `flat` outputs, as logits along their last axis, from those of the teacher; mean
-    over rows."""
+    over rows.
+
+    Logits are divided by the temperature, and the divergence multiplied with its square, so that gradients keep their
+    size (Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531).
+    """
     parts = [
-        F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1).mean()
+        F.kl_div(*(x.div(temperature).log_softmax(-1) for x in (ours, theirs)), reduction="none", log_target=True)
+        .sum(-1)
+        .mean()
         for ours, theirs in zip(flat, teacher, strict=True)
         if isinstance(ours, Tensor) and ours.is_floating_point() and ours.ndim
     ]
-    return torch.stack(parts).sum()
+    return temperature**2 * torch.stack(parts).sum()
 
 
 def _differ(one: Any, other: Any) -> bool:
