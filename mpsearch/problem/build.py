@@ -89,7 +89,7 @@ def assemble(
             raise BadInput(f"bins split values of the exported graph, and there is none. {error}") from error
         hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
         space = build_space(spec, hooks.sites, ())
-        costs = hooked_costs(spec, hooks.parameters(), hooks.values(), hooks.packed, str(error))
+        costs = hooked_costs(spec, space, hooks.parameters(), hooks.values(), hooks.packed, str(error))
         limits = (f"{error} Falling back to module hooks.", *LIMITS)
         return ModelProblem(objective, hooks, space, hooks.sites, costs, batches, state, limits)
     lowered, discovery, flat = found.lowered, found.discovery, found.flat
@@ -126,7 +126,7 @@ def assemble(
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
     runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
-    make_trainer = partial(Trainer, spec, objective, model, batches, active)
+    make_trainer = partial(Trainer, spec, objective, model, batches, space, lambda name: costs.cost(name, space))
     return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
 
 

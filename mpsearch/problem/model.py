@@ -127,8 +127,14 @@ class ModelProblem(Problem):
 
     def require_training(self) -> None:
         if self._make_trainer is None:
-            raise BadInput("finetune: needs the exported model, and this one runs by module hooks; leave it out.")
+            raise BadInput(
+                "training needs the exported model, and this one runs by module hooks; leave out finetune, and drivers "
+                "that train."
+            )
         refuse_to_train(self.objective)
+
+    def steps_per_epoch(self) -> int:
+        return sum(1 for _ in self.trainer.training_batches(0))
 
     @property
     def trainer(self) -> Trainer:

@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
+        "dropbits": "mpsearch.drivers.dropbits:DropBits",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "fisher": "mpsearch.drivers.fisher:Fisher",
         "hessian": "mpsearch.drivers.hessian:Hessian",
@@ -34,7 +35,10 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "learners": {
         "alq": "mpsearch.learn.alq:Alq",
+        "gates": "mpsearch.learn.gates:Gates",
         "lsq": "mpsearch.learn.lsq:Lsq",
+        "pq": "mpsearch.learn.product:Product",
+        "prune": "mpsearch.learn.prune:Prune",
         "rq": "mpsearch.learn.relaxed:Rq",
         "sq": "mpsearch.learn.partial:Sq",
         "srq": "mpsearch.learn.relaxed:Srq",
