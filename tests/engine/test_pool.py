@@ -112,6 +112,13 @@ def test_a_worker_that_cannot_build_the_model_ends_the_run_before_the_search(tmp
         assert not (folder / "ledger.jsonl").exists()
 
 
+def test_workers_serve_every_variant(tmp_path: Path) -> None:
+    spec = toy_spec("random", budget=30, variants={"option": "layers", "values": [4, 3]})
+    for name, pool in {"serial": None, "pool": PoolOptions(2)}.items():
+        run(spec, tmp_path / name, build=build_toy, pool=pool, **QUIET)
+    assert equal(tmp_path / "serial" / "ledger.jsonl", tmp_path / "pool" / "ledger.jsonl")
+
+
 def test_answers_to_a_question_that_was_given_up_are_dropped(tmp_path: Path) -> None:
     spec = toy_spec("random")
     toy = build_toy(spec, None)

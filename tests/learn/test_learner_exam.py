@@ -24,7 +24,7 @@ class TestGates(LearnerExam):
     beside = ("int2", "int3")
 
 
-@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("srq", {"estimator": "winner"}), ("sq", {})])
+@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("sq", {})])
 @pytest.mark.parametrize("formats", [("int1", "int4")])
 class TestRelaxed(LearnerExam):
     pass
