@@ -6,19 +6,17 @@ import logging
 
 import pytest
 import torch
+from small_network import QUIET, Lossless, Untrained, build_with
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice
 from mpsearch.drivers.alq import Alq, _spread
 from mpsearch.engine.run import run
-from mpsearch.problem.build import assemble
-from mpsearch.problem.objective import Objective
 from mpsearch.problem.trained import Trained
 from mpsearch.spec.schema import Recipe, Spec
-from mpsearch.testing.learners import SPLITS, Largest
+from mpsearch.testing.learners import Largest
 
-QUIET = {"show_progress": False, "bare": True}
 OFFERED = ("multibit0.5:g4", "multibit0.75:g4", "multibit1:g4:adaptive", "multibit1.5:g4", "multibit3:g4:adaptive")
 
 
@@ -38,15 +36,6 @@ def spec(weights=OFFERED, budget=50, **options):
     )
 
 
-def build_with(kind=Largest):
-    def build(spec, weights):
-        objective = kind()
-        data = {str(split): list(objective.batches(split)) for split in SPLITS}
-        return assemble(spec, objective, objective.model().eval(), data, torch.device("cpu"))
-
-    return build
-
-
 def test_targets_make_a_front_of_formats_that_hold_what_was_left(tmp_path):
     found = run(spec(averages=[2.0, 0.6]), tmp_path / "run", build=build_with(), **QUIET)
     members = [e for e in found.evaluations if e.is_finetuned]
@@ -63,14 +52,6 @@ def test_targets_make_a_front_of_formats_that_hold_what_was_left(tmp_path):
     assert members[0].measures["log_loss"] < members[1].measures["log_loss"] < found.baseline.measures["log_loss"] + 2
     assert len({fmt.bits for name, fmt in members[1].assignment.items() if "weight" in name}) > 1, "layers differ"
     assert any(e in found.front.members for e in members)
-
-
-class Untrained(Largest):
-    training_batches = Objective.training_batches
-
-
-class Lossless(Largest):
-    loss = Objective.loss
 
 
 @pytest.mark.parametrize(
