@@ -37,10 +37,10 @@ def spec(weights=OFFERED, budget=50, **options):
 
 
 def test_targets_make_a_front_of_formats_that_hold_what_was_left(tmp_path):
-    found = run(spec(averages=[2.0, 0.6]), tmp_path / "run", build=build_with(), **QUIET)
+    found = run(spec(averages=[3.0, 0.6]), tmp_path / "run", build=build_with(), **QUIET)
     members = [e for e in found.evaluations if e.is_finetuned]
-    assert [e.asked_by for e in members] == ["alq average 2", "alq average 0.6"]
-    for target, member in zip((2.0, 0.6), members, strict=True):
+    assert [e.asked_by for e in members] == ["alq average 3", "alq average 0.6"]
+    for target, member in zip((3.0, 0.6), members, strict=True):
         trained = Trained.load(tmp_path / "run" / "members" / member.key / "weights.safetensors")
         digits = weights = 0
         for name, fmt in member.assignment.items():

@@ -118,6 +118,17 @@ def test_bases_alone_are_trained_and_not_by_the_optimizer() -> None:
         assert torch.equal(grid.round_trip(trained.tensors[name]), trained.tensors[name])
 
 
+def test_a_layer_that_nothing_reads_is_pruned_too() -> None:
+    learner, weights = placed(("multibit0.8:g4", "multibit1.2:g5"))
+    learner.advance(0, 1)
+    learner.training = True
+    learner(0, weights[0]).square().sum().backward()
+    learner.stepped()
+    learner.training = False
+    learner.fit(lambda look: None)
+    assert learner.settled
+
+
 def test_what_has_no_bases_is_left_to_lsq() -> None:
     learner = Alq()
     weights = {0: torch.randn(8, 24), 1: torch.randn(4, 50)}
