@@ -82,7 +82,7 @@ class Proxy(Driver):
         arms = {"": [self.scores(session, importance, harm)]} | controls(importance, harm, session.seed)
         most = _MOST if session.budget_left is None else session.budget_left
         queues = {
-            label: _alternate([self.points(session, scores, -(-most // min(2, len(draws)))) for scores in draws])
+            label: alternate([self.points(session, scores, -(-most // min(2, len(draws)))) for scores in draws])
             for label, draws in arms.items()
         }
         ask(session, queues)
@@ -173,7 +173,7 @@ def _ranks(queues: Collection[Sequence[Assignment]], known: Set[Assignment], lef
     return fewest
 
 
-def _alternate(queues: Sequence[Sequence[Assignment]]) -> list[Assignment]:
+def alternate(queues: Sequence[Sequence[Assignment]]) -> list[Assignment]:
     """The first of each queue, then the second of each, and so on, without repeats."""
     longest = max(map(len, queues))
     return list(dict.fromkeys(queue[i] for i in range(longest) for queue in queues if i < len(queue)))

@@ -34,6 +34,16 @@ def load_result(folder: Path) -> RunResult:
     )
 
 
+def refuse_other_weights(folder: Path, spec: Spec, fingerprint: str) -> None:
+    """Raise `BadInput` where `fingerprint` is not that of the float weights that the run in `folder` began with."""
+    recorded = spec.resolved.fingerprint if spec.resolved else ""
+    if fingerprint != recorded:
+        raise BadInput(
+            f"{folder}: the float weights are not those of the run (fingerprint {fingerprint[:12]}, recorded "
+            f"{recorded[:12]}); bring the weights back, or start a new run."
+        )
+
+
 def assemble(
     folder: Path,
     spec: Spec,

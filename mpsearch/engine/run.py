@@ -31,7 +31,7 @@ from mpsearch.engine.costs import Costs
 from mpsearch.engine.finetuning import finetune_promising
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.limits import within_limits
-from mpsearch.engine.load import assemble
+from mpsearch.engine.load import assemble, refuse_other_weights
 from mpsearch.engine.pool import PoolOptions, RayPool
 from mpsearch.engine.progress import LiveProgress, RunLog
 from mpsearch.engine.racing import Racing
@@ -113,12 +113,7 @@ def resume(
     refuse_edited_cards(spec)
     with RunLog(files.log, show_progress):
         problems = build_variants(spec, build or build_model, kept=files)
-        recorded, found = spec.resolved.fingerprint if spec.resolved else "", fingerprint(problems)
-        if found != recorded:
-            raise BadInput(
-                f"{files.path}: the float weights are not those of the run (fingerprint {found[:12]}, "
-                f"recorded {recorded[:12]}); bring the weights back, or start a new run."
-            )
+        refuse_other_weights(files.path, spec, fingerprint(problems))
         with _workers(pool, spec, problems, files, build) as workers:
             return _sit(files, spec, problems, workers, stop or Stop(), show_progress, bare)
 

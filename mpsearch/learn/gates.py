@@ -119,9 +119,8 @@ class Gates(Lsq):
         super().place(sites, formats, weights)
         for site, fmt in enumerate(formats):
             i = self._of_site[sites[site].name]
-            if fmt not in self._ladders[i]:
-                raise BadInput(f"{sites[site].name}: {fmt} is not among {', '.join(map(str, self._ladders[i]))}.")
-            self._ladders[i] = self._ladders[i][: self._ladders[i].index(fmt) + 1]  # from where it starts, downwards
+            rungs = self._ladders[i]
+            self._ladders[i] = rungs[: rungs.index(fmt) + 1] if fmt in rungs else (fmt,)  # from where it starts, down
         self._expected = Expected(self._table, self._options, self._ladders)
         for site, noun in enumerate(sites):
             if self._expected.depends_on(self._of_site[noun.name]):  # else nothing would close its gates

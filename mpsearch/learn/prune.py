@@ -6,8 +6,8 @@ finished: with all the zeros of its formats. Weights that are zero have no gradi
 step, which what the optimizer remembers would move them by.
 
 How many zeros each layer has is said by its format (`mpsearch.quant.pattern.joint_shares` gives those of global
-pruning), so that costs are known before training. Steps of values and of weights that are not pruned are learned as by
-`lsq`; those of pruned weights are fitted before and after each epoch.
+pruning), so that costs are known before training. Steps are learned as by `lsq`, those of pruned weights too; the mean
+magnitudes of ternary weights are fitted after each epoch.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from torch import Tensor
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.site import Site
+from mpsearch.learn.base import Observe
 from mpsearch.learn.lsq import Lsq
-from mpsearch.learn.straight import straight
+from mpsearch.quant.grid import Grid
 from mpsearch.quant.pattern import Pattern
 from mpsearch.quant.pruned import Pruned, PrunedGrid, pattern_of
 
@@ -39,7 +40,7 @@ class Prune(Lsq):
         if not isinstance(rise, (int, float)) or isinstance(rise, bool) or not 0 < rise <= 1:
             raise BadInput(f"option rise of prune: {rise!r} is no share of the epochs. Allowed: above 0, at most 1.")
         self._rise = rise
-        self._stage: dict[int, PrunedGrid] = {}
+        self._finished: dict[int, Tensor] = {}
         self.masks: dict[int, Tensor] = {}
         """By site, which weights are left, bool."""
 
@@ -49,18 +50,28 @@ class Prune(Lsq):
         self.masks = {i: torch.ones_like(weights[i], dtype=torch.bool) for i in pruned if weights[i].requires_grad}
 
     def __call__(self, site: int, value: Tensor) -> Tensor:
-        if self.training and site in self.masks:
-            return straight(value * self.masks[site], self._stage[site])
-        return super().__call__(site, value)
+        quantized = super().__call__(site, value)
+        kept = (self.masks if self.training else self._finished).get(site)
+        return quantized if kept is None else quantized.masked_fill(~kept, 0.0)
+
+    def fit(self, observe: Observe) -> None:
+        self._finished = {site: self._mask(site, 1.0) for site in self.masks}
+        super().fit(observe)
+
+    def _fitted(self, site: int, sample: Tensor) -> Grid:
+        grid = super()._fitted(site, sample)
+        return grid.inner if isinstance(grid, PrunedGrid) and site in self.masks else grid
 
     def advance(self, epoch: int, epochs: int) -> None:
         done = min(1.0, (epoch + 1) / math.ceil(self._rise * epochs))
         for site, mask in self.masks.items():
-            noun, fmt = self._sites[site], self._formats[site]
-            stage = Format(fmt.scheme, fmt.bits, (part_of(pattern_of(fmt), done).word,))
-            self._stage[site] = Pruned().fit(self._weights[site], stage, noun.role, noun.axis)
-            mask &= self._stage[site].kept
+            mask &= self._mask(site, done)
         self.stepped()
+
+    def _mask(self, site: int, done: float) -> Tensor:
+        """Which weights are left once a share `done` of all zeros is there, by the weights as they are."""
+        pattern = part_of(pattern_of(self._formats[site]), done)
+        return pattern.mask(self._weights[site], self._sites[site].axis)
 
     @torch.no_grad()
     def stepped(self) -> None:

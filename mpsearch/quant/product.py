@@ -30,7 +30,9 @@ Source: Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -118,10 +120,16 @@ class CodebookGrid(Grid):
         return rows * -(-n // self.codebook.shape[1])
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
-        indices = self.indices(self.rows.of(finite(x)))
-        codebook = self.codebook.cpu()
-        stored = codebook.half() if self.centroid_bits == 16 else codebook
-        return {"codes": pack_codes(indices, self.index_bits), "codebook": stored}
+        return {"codes": pack_codes(self.indices(self.rows.of(finite(x))), self.index_bits), **self.static()}
+
+    def static(self) -> dict[str, Tensor]:
+        """The codebook alone: who is nearest is known by then."""
+        codebook = self.codebook.cpu().contiguous()
+        return {"codebook": codebook.half() if self.centroid_bits == 16 else codebook}
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        return super().from_static({"codebook": static["codebook"].float()}, shape, **plain)
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         codebook, (rows, n) = stored["codebook"].float(), self.rows.size(shape)

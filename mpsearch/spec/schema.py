@@ -227,6 +227,10 @@ class Recipe(Part):
     distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of the loss that is the divergence from the float model's outputs."
     )
+    temperature: Annotated[StrictFloat, Field(gt=0)] = Field(
+        default=1.0,
+        description="That logits are divided by in this divergence; less than 1 where the float model is unsure.",
+    )
     patience: Annotated[StrictInt, Field(gt=0)] | None = Field(
         default=None, description="Epochs without a better validation score after which training stops; null for never."
     )

@@ -29,7 +29,7 @@ from mpsearch.spec.schema import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACE = ROOT / "search_spaces/digits_resnet10.yaml"
-EPOCHS, LEAST, MOST, TRAININGS, GATE_RATE = 10, 0.1, 3.0, 4, 50.0
+EPOCHS, LEAST, MOST, TRAININGS, GATE_RATE = 15, 1.0, 30.0, 4, 60.0
 MOST_BITS = 2.1
 Row = Mapping[str, float]
 

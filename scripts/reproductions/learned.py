@@ -10,13 +10,15 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
+from learning import levels
 from learning.bench import BATCH, Bench, Outcome
+from learning.common import RATE, Found, Row, accuracy, figures
 
 from mpsearch.spec.schema import Recipe
 from mpsearch.zoo.cache import folder as cache_folder
@@ -25,24 +27,20 @@ from mpsearch.zoo.fashion import rows as images
 DOCS = Path(__file__).parents[2] / "docs" / "results" / "learned.md"
 BITS = 1, 2, 3, 4
 METHODS = "lsq", "sq", "srq", "rq"
-RATE = 3e-3
 OPTIONS: dict[str, dict[str, Any]] = {"rq": {"noise": 0.1, "last_temperature": 0.05}}
 
-Found = Mapping[str, Sequence[Outcome]]
-"""By name of a training, its outcomes, one per seed."""
 
-
-def floats(bench: Bench) -> dict[str, Outcome | None]:
+def floats(bench: Bench) -> Row:
     """The float model as it is, and trained on as long as the others."""
     recipe = Recipe(epochs=bench.epochs, learning_rate=RATE)
     still = Recipe(epochs=1, learning_rate=1e-12, optimizer="sgd")
     return {"float": bench.trained("float", None, still), "longer": bench.trained("longer", None, recipe)}
 
 
-def uniform(method: str) -> Callable[[Bench], dict[str, Outcome | None]]:
+def uniform(method: str) -> Callable[[Bench], Row]:
     """All weights at 1 to 4 bits by `method`."""
 
-    def row(bench: Bench) -> dict[str, Outcome | None]:
+    def row(bench: Bench) -> Row:
         options = OPTIONS.get(method, {})
         recipe = Recipe(epochs=bench.epochs, learning_rate=RATE, method=method, options=options)
         return {f"{method}{bits}": bench.trained(f"{method}{bits}", bits, recipe) for bits in BITS}
@@ -50,9 +48,10 @@ def uniform(method: str) -> Callable[[Bench], dict[str, Outcome | None]]:
     return row
 
 
-ROWS: dict[str, Callable[[Bench], dict[str, Outcome | None]]] = {
+ROWS: dict[str, Callable[[Bench], Row]] = {
     "float": floats,
     **{method: uniform(method) for method in METHODS},
+    "levels": levels.rows,
 }
 
 
@@ -65,11 +64,11 @@ def main(arguments: list[str]) -> dict[str, Any]:
             for name, outcome in ROWS[row](bench).items():
                 if outcome is not None:
                     found.setdefault(name, []).append(outcome)
-    lines = [*_head(asked), *_uniform_table(found)]
+    lines = [*_head(asked), *_uniform_table(found), *levels.table(found, asked.epochs)]
     print("\n".join(lines))
     if asked.write:
         asked.write.write_text("\n".join(lines) + "\n")
-    return {name: _figures(outcomes) for name, outcomes in found.items()}
+    return {name: figures(outcomes) for name, outcomes in found.items()}
 
 
 def _asked(arguments: list[str]) -> argparse.Namespace:
@@ -122,30 +121,9 @@ def _uniform_table(found: Found) -> list[str]:
         outcomes = [found.get(f"{method}{bits}", ()) for bits in BITS]
         if any(outcomes):
             seconds = mean(o["cpu_s"] for some in outcomes for o in some)
-            lines.append(f"| `{method}` | {' | '.join(map(_accuracy, outcomes))} | {seconds:.0f} |")
+            lines.append(f"| `{method}` | {' | '.join(map(accuracy, outcomes))} | {seconds:.0f} |")
     texts = {"float": "the float model", "longer": "float, trained as long"}
-    notes = [f"{texts[name]}: {_accuracy(found[name])} %" for name in texts if name in found]
+    notes = [f"{texts[name]}: {accuracy(found[name])} %" for name in texts if name in found]
     sizes = [f"{mean(o['bytes'] for o in found[f'lsq{b}']) / 1024:.1f}" for b in BITS if f"lsq{b}" in found]
     held = f"; all parameters take {', '.join(sizes)} KiB (float {61706 * 4 / 1024:.0f})" if sizes else ""
     return [*lines, "", f"{'; '.join(notes)}{held}.".capitalize()]
-
-
-def _accuracy(outcomes: Sequence[Outcome]) -> str:
-    return spread([100 * o["test"] for o in outcomes])
-
-
-def spread(numbers: Sequence[float], digits: int = 2) -> str:
-    """Mean and standard deviation as text."""
-    if not numbers:
-        return ""
-    return f"{mean(numbers):.{digits}f} ± {stdev(numbers) if len(numbers) > 1 else 0.0:.{digits}f}"
-
-
-def _figures(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    return {
-        "seeds": len(outcomes),
-        "bits": round(mean(o["bits"] for o in outcomes), 3),
-        "validation": round(100 * mean(o["validation"] for o in outcomes), 2),
-        "test": round(100 * mean(o["test"] for o in outcomes), 2),
-        "deviation": round(100 * stdev([o["test"] for o in outcomes]), 2) if len(outcomes) > 1 else 0.0,
-    }
