@@ -73,6 +73,10 @@ class Sites:
         guessed = {name: Role.ACTIVATION if ":" in name else Role.WEIGHT for name in names}
         return cls(tuple(SiteFacts(name, role, 1, name) for name, role in guessed.items()))
 
+    def of_variant(self, name: str) -> Sites:
+        """Those of one variant."""
+        return self.others.get(name, self)
+
     @cached_property
     def choices(self) -> Mapping[str, SiteFacts]:
         """One representative site per choice: parameters first, then values, each in model order."""
@@ -89,7 +93,7 @@ class Sites:
 
     def bits(self, evaluation: Evaluation) -> tuple[float | None, float | None]:
         """Average bits of (parameters, values). A recorded `weight_bits` measure is exact, and preferred."""
-        own = self.others.get(evaluation.variant, self)
+        own = self.of_variant(evaluation.variant)
         weights = evaluation.measures.get("weight_bits", own.average_bits(evaluation.assignment, True))
         return weights, own.average_bits(evaluation.assignment, False)
 
