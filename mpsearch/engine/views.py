@@ -136,6 +136,11 @@ class Point:
         return self.evaluation.key
 
     @property
+    def aside(self) -> str:
+        """Its variant in brackets, for a label of few words; empty for the base."""
+        return "" if self.evaluation.variant == BASE else f" ({self.evaluation.variant})"
+
+    @property
     def measures(self) -> Mapping[str, float]:
         """On the validation split; `evaluation` counts the ledger, for the axis of runs with a single goal."""
         return {"evaluation": float(self.order), **self.evaluation.measures}
@@ -162,8 +167,8 @@ class View:
             summary = sites.summary(e)
             kind: Kind = "uniform" if e.key in named else "mixed" if e.assignment or e.is_finetuned else "float"
             what = summary if kind == "mixed" else "float"
-            variant, trained = [e.variant] * (e.variant != BASE), ["finetuned"] * e.is_finetuned
-            name = named.get(e.key) or " ".join([*variant, what, *trained])
+            variant, trained = "" if e.variant == BASE else f"{e.variant} ", " finetuned" * e.is_finetuned
+            name = named.get(e.key) or f"{variant}{what}{trained}"
             test = result.test.get(e.key)
             test = test if test is not None and test.failure is None else None
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)
