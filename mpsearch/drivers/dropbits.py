@@ -40,8 +40,8 @@ class DropBits(Driver):
     def __init__(
         self,
         cost: str | None = None,
-        least: float = 0.01,
-        most: float = 1.0,
+        least: float = 0.1,
+        most: float = 100.0,
         trainings: int = 6,
         epochs: int | None = None,
         learning_rate: float = 1e-3,
