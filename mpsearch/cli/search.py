@@ -158,7 +158,7 @@ def describe(
 def _pool(pool: str, workers: int | None, address: str | None, timeout: str | None) -> PoolOptions | None:
     """What the options of a pool amount to; None for this process."""
     from mpsearch.engine.pool import PoolOptions
-    from mpsearch.spec.schema import parse_time_s
+    from mpsearch.spec.texts import parse_time_s
 
     if pool not in ("serial", "ray"):
         raise BadInput(f"--pool {pool}: unknown.{nearest(pool, ['serial', 'ray'])}")

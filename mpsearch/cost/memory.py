@@ -5,7 +5,7 @@ How many bits a tensor takes in a format is asked of its grid (`Packed`); nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -66,6 +66,7 @@ class Value(Held):
             many elements, and is read for the last time by what makes this one. None where there is none.
         bin: the nodes whose rows these are; None for all. Rows of a bin begin on bytes: they are found one by one.
         is_depthwise: whether a depthwise convolution makes it, which few runtimes do in place.
+        score: of an attention, what its softmax is taken of, where that has a choice; else None.
     """
 
     born: int = 0
@@ -74,6 +75,7 @@ class Value(Held):
     overwrites: int | None = None
     is_depthwise: bool = False
     bin: Bin | None = None
+    score: Value | None = None
 
 
 def memory_measures(
@@ -86,7 +88,8 @@ def memory_measures(
     * `weight_bits`: code bits per element of the conv, linear and recurrent weights, scales apart.
     * `activation_sum_bytes`: all values. `activation_peak_bytes`: those held at the worst step, where an activation
       function overwrites what it alone reads and nothing else does.
-    * `feature_bytes`: node features and attention of a GNN: the `mem_embed` of `mpsearch.cost.graph_memory`.
+    * `feature_bytes`: node features and attention of a GNN: the `mem_embed` of `mpsearch.cost.graph_memory`. Of
+      attention whatever the aggregation reads: see `feature`.
 
     Args:
         packed: what a site takes in a format other than fp32.
@@ -95,14 +98,27 @@ def memory_measures(
     measures: dict[str, Measure] = {"memory_bytes": Sum(memory_parts(parameters, values, packed), per=8, whole=True)}
     counted = [p for p in parameters if p.counts]
     if elements := sum(p.elements for p in counted):
-        measures["weight_bits"] = Sum([part(p, packed, weight_bits) for p in counted], per=elements)
+        measures["weight_bits"] = Sum([part(p, packed, code_bits) for p in counted], per=elements)
     sizes = [part(v, packed, value_bytes) for v in values]
     measures["activation_sum_bytes"] = Sum(sizes)
     if knows_lifetimes:
         measures["activation_peak_bytes"] = Peak(sizes, held_together(values, lambda _: False))
-    if features := [size for size, value in zip(sizes, values, strict=True) if value.is_feature]:
+    if features := [feature(value, packed, value_bytes) for value in values if value.is_feature]:
         measures["feature_bytes"] = Sum(features)
     return measures
+
+
+def chosen_measures(values: Sequence[Value], packed: PackedAt, chosen: Collection[str]) -> dict[str, Measure]:
+    """`activation_bits`: bits per element of the values whose format is `chosen`; nothing where there are none.
+
+    Scales of rows and blocks, which are made while the model runs, are counted; static ones are not.
+
+    Args:
+        chosen: names of sites.
+    """
+    mine = [v for v in values if v.site in chosen]
+    elements = sum(v.elements for v in mine)
+    return {"activation_bits": Sum([part(v, packed, code_bits) for v in mine], per=elements)} if elements else {}
 
 
 def part(held: T, packed: PackedAt, units: Callable[[T, Packed | None], int]) -> Part:
@@ -121,6 +137,24 @@ def part(held: T, packed: PackedAt, units: Callable[[T, Packed | None], int]) ->
     return Part(held.name, (site,), at)
 
 
+def feature(value: Value, packed: PackedAt, units: Callable[[Value, Packed | None], int]) -> Part:
+    """What a node feature or an attention costs.
+
+    Attention without a format costs what its score does: the aggregation reads codes of scores, and divides by the
+    running sum of their exponentials, as kernels of fused attention do (Dao et al., arXiv 2205.14135). With a format
+    of its own the coefficients are stored, and read.
+    """
+    own, score = value.site, value.score
+    if score is None or own is None or score.site is None:
+        return part(value, packed, units)
+    of_score = part(score, packed, units)
+
+    def at(formats: tuple[Format, ...]) -> int:
+        return of_score(formats[1:]) if formats[0] == FP32 else units(value, packed(own, formats[0]))
+
+    return Part(value.name, (own, score.site), at)
+
+
 def memory_parts(parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt) -> list[Part]:
     """The parts of `memory_bytes`, in bits: parameters, and static grids of quantized values."""
     static = [part(v, packed, static_bits) for v in values if v.site is not None]
@@ -132,9 +166,9 @@ def parameter_bits(parameter: Parameter, packed: Packed | None) -> int:
     return parameter.elements * parameter.float_bits if packed is None else packed.bits + parameter.correction_bits
 
 
-def weight_bits(parameter: Parameter, packed: Packed | None) -> int:
-    """The codes of a weight."""
-    return 32 * parameter.elements if packed is None else packed.code_bits
+def code_bits(held: Held, packed: Packed | None) -> int:
+    """All but static scales; of what stays as it is, 32 for each number."""
+    return 32 * held.elements if packed is None else packed.code_bits
 
 
 def static_bits(value: Value, packed: Packed | None) -> int:

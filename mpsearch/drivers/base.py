@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
@@ -30,6 +30,11 @@ class Session(ABC):
     @abstractmethod
     def evaluations(self) -> Sequence[Evaluation]:
         """Full validation evaluations so far, in ledger order, float and uniform controls first."""
+
+    @property
+    def baseline(self) -> Mapping[str, float]:
+        """Measures of the float model that limits refer to."""
+        return self.evaluations[0].measures
 
     @property
     @abstractmethod
@@ -60,8 +65,8 @@ class Session(ABC):
         limited = [goal for goal in self.goals if goal.limit is not None]
         if not limited:
             return False
-        costs, baseline = self.problem.costs(assignment), self.evaluations[0].measures
-        return any(goal.excess(costs, baseline) > 0 for goal in limited if goal.name in costs)
+        costs = self.problem.costs(assignment)
+        return any(goal.excess(costs, self.baseline) > 0 for goal in limited if goal.name in costs)
 
 
 class Driver(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from mpsearch.spec.schema import FinetuneSpec
 log = logging.getLogger("mpsearch.run")
 
 
-def finetune_promising(session: LedgerSession, spec: FinetuneSpec, found: RunResult) -> None:
-    """Finetune the most promising assignments of a search; what the ledger knows is not trained again."""
+def finetune_promising(sessions: Mapping[str, LedgerSession], spec: FinetuneSpec, found: RunResult) -> None:
+    """Finetune the most promising assignments of a search, each in the session of its variant.
+
+    What the ledger knows is not trained again.
+    """
     chosen = promising(found, spec.top)
     log.info("finetuning %s assignments by recipe %s", len(chosen), spec.recipe.digest)
     for number, evaluation in enumerate(chosen, start=1):
-        session.finetune(spec.recipe, evaluation.assignment, f"{number}/{len(chosen)}")
+        sessions[evaluation.variant].finetune(spec.recipe, evaluation.assignment, f"{number}/{len(chosen)}")
 
 
 def promising(found: RunResult, top: int) -> list[Evaluation]:

@@ -12,15 +12,17 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, OutOfResources
-from mpsearch.core.evaluation import Evaluation, Failure
-from mpsearch.engine.worker import Build, Worker
+from mpsearch.core.evaluation import BASE, Evaluation, Failure
+from mpsearch.engine.folder import Folder
+from mpsearch.engine.variants import Build, fingerprint
+from mpsearch.engine.worker import Worker
 from mpsearch.problem.base import Problem
 from mpsearch.spec.schema import Spec
 
@@ -71,6 +73,7 @@ class _Job:
     first: int
     assignments: tuple[Assignment, ...]
     split: str
+    variant: str
     lost: int = 0
 
 
@@ -87,8 +90,8 @@ class RayPool:
     """Workers for one run. Close it: it may have started Ray.
 
     Args:
-        problem: of this process, for the fingerprint that a worker's must equal.
-        weights: file of float weights that the run keeps; sent to every worker.
+        problems: of this process by variant, for the fingerprint that a worker's must equal.
+        files: hold the float weights that the run keeps; these are sent to every worker.
         build: makes the problem there; None for the model that the spec names.
 
     Raises:
@@ -97,7 +100,12 @@ class RayPool:
     """
 
     def __init__(
-        self, options: PoolOptions, spec: Spec, problem: Problem, weights: Path | None, build: Build | None = None
+        self,
+        options: PoolOptions,
+        spec: Spec,
+        problems: Mapping[str, Problem],
+        files: Folder,
+        build: Build | None = None,
     ) -> None:
         self.forwards = 0.0
         """Work that workers did, in float forwards of the validation split."""
@@ -107,8 +115,10 @@ class RayPool:
         self._idle: list[Any] = []
         self._ray, self._started = connected(options)
         try:
-            kept = weights.read_bytes() if weights is not None and weights.is_file() else None
-            facts = (spec.model_dump(mode="json", by_alias=True), kept, build, problem.fingerprint, options.workers)
+            paths = {variant: files.of(variant).weights for variant in problems}
+            kept = {variant: path.read_bytes() for variant, path in paths.items() if path.is_file()}
+            fields = spec.model_dump(mode="json", by_alias=True)
+            facts = (fields, kept, build, fingerprint(problems), options.workers)
             self._facts = self._ray.put(facts)
             environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
             self._kind = self._ray.remote(num_cpus=1, max_restarts=0, runtime_env={"env_vars": environment})(Worker)
@@ -119,12 +129,14 @@ class RayPool:
             self.close()
             raise
 
-    def evaluate(self, assignments: Sequence[Assignment], split: str = "validation") -> Iterator[Evaluation]:
-        """Like `Problem.evaluate`, in the given order."""
+    def evaluate(
+        self, assignments: Sequence[Assignment], split: str = "validation", variant: str = BASE
+    ) -> Iterator[Evaluation]:
+        """Like `Problem.evaluate` of a variant, in the given order."""
         self._question += 1
         size = max(1, min(_CHUNK, -(-len(assignments) // self._options.workers)))
         waiting = deque(
-            _Job(self._question, first, tuple(assignments[first : first + size]), split)
+            _Job(self._question, first, tuple(assignments[first : first + size]), split, variant)
             for first in range(0, len(assignments), size)
         )
         known: dict[int, Evaluation] = {}
@@ -160,7 +172,9 @@ class RayPool:
     def _give(self, waiting: deque[_Job]) -> None:
         while self._idle and waiting:
             actor, job = self._idle.pop(), waiting.popleft()
-            self._tasks[actor.evaluate.remote(job.assignments, job.split)] = _Task(actor, job, time.monotonic())
+            self._tasks[actor.evaluate.remote(job.assignments, job.split, job.variant)] = _Task(
+                actor, job, time.monotonic()
+            )
 
     def _take(self, waiting: deque[_Job], known: dict[int, Evaluation]) -> None:
         """Wait a moment for an answer; replace workers that are gone or late."""
@@ -210,7 +224,7 @@ class RayPool:
             known[job.first] = Evaluation(job.assignments[0], split=job.split, failure=Failure(kind, message))
             return
         again = [
-            _Job(job.question, job.first + i, (assignment,), job.split, job.lost + alone)
+            replace(job, first=job.first + i, assignments=(assignment,), lost=job.lost + alone)
             for i, assignment in enumerate(job.assignments)
         ]
         waiting.extendleft(reversed(again))

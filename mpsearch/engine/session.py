@@ -10,7 +10,7 @@ from numbers import Integral
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, ObjectiveFailed, nearest
-from mpsearch.core.evaluation import FINETUNING, Evaluation, Failure
+from mpsearch.core.evaluation import BASE, FINETUNING, Evaluation, Failure
 from mpsearch.core.goal import Goal
 from mpsearch.drivers.base import SearchOver, Session
 from mpsearch.engine.controls import controls
@@ -42,6 +42,8 @@ class LedgerSession(Session):
         ledger: open for writing; may hold lines of earlier sittings.
         goals: of the search; each must be a measure of the baseline.
         seed: for the driver.
+        variant: that `problem` is.
+        base: session of the base, where this is another variant: limits refer to its float model.
         budget: distinct evaluations, controls included; None if only time limits the run.
         deadline_s: of the monotonic clock; None if only the budget limits the run.
         noisy: whether the objective may differ between two evaluations of the same assignment.
@@ -60,6 +62,8 @@ class LedgerSession(Session):
         goals: Sequence[Goal],
         seed: int,
         *,
+        variant: str = BASE,
+        base: LedgerSession | None = None,
         budget: int | None = None,
         deadline_s: float | None = None,
         noisy: bool = False,
@@ -71,20 +75,25 @@ class LedgerSession(Session):
         show: Callable[[str, Step], object] = lambda what, step: None,
     ) -> None:
         self.problem, self.space, self.goals, self.seed = problem, problem.space, tuple(goals), seed
+        self.variant, self._base = variant, base
         self.hits = 0
         self._ledger, self._budget, self._deadline_s = ledger, budget, deadline_s
         self._noisy, self._racing, self._stop, self._observe = noisy, racing, stop or Stop(), observe
-        self._evaluate_plainly = evaluate or problem.evaluate
-        self._trainings, self._show = trainings, show
+        self._evaluate_plainly, self._trainings, self._show = evaluate or problem.evaluate, trainings, show
         self._known: dict[Assignment | tuple[Assignment, str], Evaluation] = {}  # a training by start and recipe
-        self._asked_by = "baseline"
-        self._lines = sum(e.split == "validation" and e.is_searched for e in ledger.evaluations)
+        self._asked_by = "baseline" if variant == BASE else "float"
+        mine = [e for e in ledger.evaluations if e.variant == variant]
+        self._lines = sum(e.split == "validation" and e.is_searched for e in mine)
         self._hits_in_a_row = 0
         self._failures_in_a_row = 0
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
         return tuple(e for e in self._known.values() if e.fidelity == 1)
+
+    @property
+    def baseline(self) -> Mapping[str, float]:
+        return self._base.baseline if self._base else super().baseline
 
     @property
     def budget_left(self) -> int | None:
@@ -173,7 +182,7 @@ class LedgerSession(Session):
         if unknown:
             self.evaluate(unknown)
         if self._racing is not None:
-            self._racing.begin(*self._known.values())
+            self._racing.begin(self.baseline, *self._known.values())
 
     def search_as(self, asked_by: str) -> None:
         """Who asks from now on, for the ledger."""
@@ -209,7 +218,7 @@ class LedgerSession(Session):
                 raise BadInput(f"goals: {goal.name!r} is not measured.{nearest(goal.name, first.measures)}")
         first = self._checked(first)
         if first.failure is not None:
-            raise ObjectiveFailed(f"the float baseline failed: {first.failure.message}")
+            raise ObjectiveFailed(f"{self._float} failed: {first.failure.message}")
         if not self._noisy:
             self.problem.forget()
             second = self._measure_float()
@@ -222,12 +231,16 @@ class LedgerSession(Session):
                 )
         return first
 
+    @property
+    def _float(self) -> str:
+        return "the float baseline" if self._base is None else f"the float model of {self.variant}"
+
     def _measure_float(self) -> Evaluation:
         evaluate = self.problem.evaluate if self._racing is None else self._evaluate  # here, where it can forget
         done = next(iter(evaluate([FLOAT])))
         if done.failure is not None:
-            raise ObjectiveFailed(f"the float baseline failed: {done.failure.message}")
-        return replace(done, asked_by="baseline")
+            raise ObjectiveFailed(f"{self._float} failed: {done.failure.message}")
+        return replace(done, asked_by=self._asked_by)
 
     def _record(self, assignments: Sequence[Assignment], asked_by: str) -> None:
         """Answer each from the ledger, else evaluate and append it before the next is begun."""
@@ -268,11 +281,13 @@ class LedgerSession(Session):
 
     def _recorded(self, assignment: Assignment, split: str = "validation") -> Evaluation | None:
         shares = self._racing.fidelities if self._racing is not None and split == "validation" else (1.0,)
-        found = (self._ledger.get(Evaluation(assignment, split=split, fidelity=share).identity) for share in shares)
+        asked = Evaluation(assignment, split=split, variant=self.variant)
+        found = (self._ledger.get(replace(asked, fidelity=share).identity) for share in shares)
         return next((done for done in found if done is not None), None)
 
     def _checked(self, done: Evaluation) -> Evaluation:
-        """`done` with plain numbers, or as a failure if a measure is not finite or a goal is missing."""
+        """`done` of this variant, in plain numbers; a failure if a measure is not finite or a goal is missing."""
+        done = replace(done, variant=self.variant)
         if done.failure is not None:
             return replace(done, measures={}, stderr={})
         bad = {name: value for name, value in done.measures.items() if not math.isfinite(value)}

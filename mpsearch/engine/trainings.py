@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, Diverged, ObjectiveFailed
-from mpsearch.core.evaluation import Evaluation, Failure, finetuned_key
+from mpsearch.core.evaluation import BASE, Evaluation, Failure
 from mpsearch.core.goal import Goal
 from mpsearch.engine.folder import Folder
 from mpsearch.problem.base import Problem, Watch
@@ -29,24 +29,25 @@ class Trainings:
         files: of the run.
         seed: of the run.
         goals: the first of them that is no cost tells which epoch is best.
+        variant: of the model that is trained.
     """
 
-    def __init__(self, problem: Problem, files: Folder, seed: int, goals: Sequence[Goal]) -> None:
-        self._problem, self._files, self._seed = problem, files, seed
+    def __init__(self, problem: Problem, files: Folder, seed: int, goals: Sequence[Goal], variant: str = BASE) -> None:
+        self._problem, self._files, self._seed, self._variant = problem, files, seed, variant
         costs = problem.costs(Assignment())
         self._goal = next((goal for goal in goals if goal.name not in costs), None)
         self._origins: dict[str, tuple[Recipe, Assignment]] = {}  # of members, by key
 
     def ended(self, recipe: Recipe, start: Assignment) -> Evaluation | None:
         """The member that a finished training became, not scored; None where it has not ended."""
-        path = self._files.training_end(finetuned_key(start, recipe.digest))
+        path = self._files.training_end(self._member(recipe, start).key)
         if not path.is_file():
             return None
         try:
             end = Assignment.parse(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, AttributeError) as error:
             raise BadInput(f"{path}: not an assignment ({error}); delete it, and resume the run.") from error
-        member = Evaluation(end, recipe=recipe.digest)
+        member = self._member(recipe, end)
         self._origins.setdefault(member.key, (recipe, start))
         return member
 
@@ -58,7 +59,7 @@ class Trainings:
         except ObjectiveFailed as error:
             self._write_end(recipe, start, start)
             failure = Failure("nan" if isinstance(error, Diverged) else "error", str(error))
-            return Evaluation(start, recipe=recipe.digest, failure=failure)
+            return replace(self._member(recipe, start), failure=failure)
 
     def score(self, member: Evaluation, watch: Watch) -> Evaluation:
         """`member` on its split, trained again where its weights are not there any more."""
@@ -67,12 +68,18 @@ class Trainings:
             if member.key not in self._origins:
                 raise BadInput(f"{weights} is missing, and nothing says how it was trained; bring it back.")
             self._train(*self._origins[member.key], watch)
-        return replace(self._problem.evaluate_finetuned(weights, member.split), asked_by=member.asked_by)
+        return replace(
+            self._problem.evaluate_finetuned(weights, member.split), asked_by=member.asked_by, variant=member.variant
+        )
+
+    def _member(self, recipe: Recipe, assignment: Assignment) -> Evaluation:
+        """Who has the key of a training from `assignment`, or of what ended there."""
+        return Evaluation(assignment, variant=self._variant, recipe=recipe.digest)
 
     def _train(self, recipe: Recipe, start: Assignment, watch: Watch) -> Evaluation:
-        checkpoint = self._files.training_checkpoint(finetuned_key(start, recipe.digest))
+        checkpoint = self._files.training_checkpoint(self._member(recipe, start).key)
         trained = self._problem.finetune(start, recipe, self._seed, self._goal, watch, checkpoint)
-        weights = self._files.member_weights(finetuned_key(trained.assignment, recipe.digest))
+        weights = self._files.member_weights(self._member(recipe, trained.assignment).key)
         if not weights.is_file():  # a training from elsewhere may have ended there before: the first one counts
             weights.parent.mkdir(parents=True, exist_ok=True)
             self._files.write(weights, trained.save)
@@ -83,7 +90,7 @@ class Trainings:
         return member
 
     def _write_end(self, recipe: Recipe, start: Assignment, end: Assignment) -> None:
-        path = self._files.training_end(finetuned_key(start, recipe.digest))
+        path = self._files.training_end(self._member(recipe, start).key)
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(end.texts(), indent=1)
         self._files.write(path, lambda beside: beside.write_text(text, encoding="utf-8"))

@@ -13,6 +13,7 @@ from mpsearch.core.site import Site
 from mpsearch.core.space import Space
 from mpsearch.cost.terms import Cost
 from mpsearch.graph.training import Look
+from mpsearch.quant.grid import Grid
 
 Observe = Callable[[Look], object]
 """Runs the model on the calibration batches with the learner at its sites."""
@@ -79,6 +80,11 @@ class Learner(ABC):
 
     def stepped(self) -> None:  # noqa: B027 - most have nothing to add
         """Gradients are known, and the optimizer has moved the parameters."""
+
+    def grid(self, site: int) -> Grid | None:
+        """What the finished model has at a site that is not float; None where it is no grid that can be stored."""
+        del site
+        return None
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:

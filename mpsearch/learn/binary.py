@@ -29,7 +29,7 @@ class Sums:
 
     Args:
         coordinates: float32 [groups, most], not negative; 0 where there is none.
-        signs: [groups, most, n]: 1 and -1, and 0 where there is no coordinate or no weight.
+        signs: float32 [groups, most, n]: 1 and -1, and 0 where there is no coordinate or no weight.
     """
 
     coordinates: Tensor
@@ -40,12 +40,12 @@ class Sums:
         """Bit i of a place [groups, n] says whether coordinate i is added or taken off; `held`: where weights are."""
         digits = places.long()[:, None] >> torch.arange(coordinates.shape[1], device=places.device)[:, None] & 1
         there = (coordinates > 0)[..., None] & held[:, None]
-        return cls(coordinates, (digits * 2 - 1) * there)
+        return cls(coordinates, (digits.float() * 2 - 1) * there)
 
     @property
     def rows(self) -> Tensor:
         """The weights, [groups, n]."""
-        return (self.coordinates[:, None] @ self.signs.float())[:, 0]
+        return (self.coordinates[:, None] @ self.signs)[:, 0]
 
     @property
     def places(self) -> Tensor:
@@ -60,17 +60,17 @@ class Sums:
 
     def along(self, rows: Tensor) -> Tensor:
         """Of rows [groups, n], the gradient by the weights say, that by the coordinates: [groups, most]."""
-        return (self.signs.float() @ rows[..., None])[..., 0]
+        return (self.signs @ rows[..., None])[..., 0]
 
     def moved(self, coordinates: Tensor) -> Sums:
         """At other coordinates: negative ones are turned positive, and the signs of their bases with them."""
-        flip = torch.where(coordinates < 0, -1, 1)
+        flip = torch.where(coordinates < 0, -1.0, 1.0)
         there = self.coordinates > 0
         return Sums(coordinates * flip * there, self.signs * flip[..., None])
 
     def without(self, gone: Tensor) -> Sums:
         """Without the coordinates that `gone` [groups, most] marks."""
-        return Sums(self.coordinates.masked_fill(gone, 0.0), self.signs.masked_fill(gone[..., None], 0))
+        return Sums(self.coordinates.masked_fill(gone, 0.0), self.signs.masked_fill(gone[..., None], 0.0))
 
     def compact(self) -> Sums:
         """The same sums: the largest coordinates first, no more columns than the largest group has."""
@@ -129,6 +129,11 @@ class Moments:
 
     def __init__(self, mean: Tensor, square: Tensor, largest: Tensor) -> None:
         self.mean, self.square, self.largest = mean, square, largest
+
+    @classmethod
+    def zero(cls, like: Tensor) -> Moments:
+        """Before the first step."""
+        return cls(*(torch.zeros_like(like) for _ in range(3)))
 
     def add(self, gradient: Tensor) -> None:
         """That of one more step."""

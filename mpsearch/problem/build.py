@@ -63,7 +63,7 @@ def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
     if weights is not None:
         _load(model, weights)
     model = model.to(device).eval()
-    batches: dict[str, list[Batch]] = {split: _batches(objective, split) for split in SPLITS}
+    batches: dict[str, list[Batch]] = {split: batches_of(objective, split) for split in SPLITS}
     return assemble(spec, objective, model, batches, device)
 
 
@@ -89,7 +89,7 @@ def assemble(
             raise BadInput(f"bins split values of the exported graph, and there is none. {error}") from error
         hooks = HookRunner(model, examples["calibration"], examples, cache_bytes)
         space = build_space(spec, hooks.sites, ())
-        costs = hooked_costs(spec, hooks.parameters(), hooks.values(), hooks.packed, str(error))
+        costs = hooked_costs(spec, space, hooks.parameters(), hooks.values(), hooks.packed, str(error))
         limits = (f"{error} Falling back to module hooks.", *LIMITS)
         return ModelProblem(objective, hooks, space, hooks.sites, costs, batches, state, limits)
     lowered, discovery, flat = found.lowered, found.discovery, found.flat
@@ -127,7 +127,9 @@ def assemble(
     runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
     make_trainer = partial(Trainer, spec, objective, model, batches, space, lambda name: costs.cost(name, space))
-    return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
+    return ModelProblem(
+        objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer, inputs=found.inputs
+    )
 
 
 def prepare_machine(spec: Spec) -> torch.device:
@@ -182,7 +184,8 @@ def _guard(what: str, call: Any) -> Any:
         raise ObjectiveFailed(f"the objective's {what} raised {type(error).__name__}: {error}") from error
 
 
-def _batches(objective: Objective, split: Split) -> list[Batch]:
+def batches_of(objective: Objective, split: Split) -> list[Batch]:
+    """The batches of a split. Raises `ObjectiveFailed` where the objective gives none, or something else."""
     found = _guard(f"batches({split!r})", lambda: list(objective.batches(split)))
     if not found:
         raise ObjectiveFailed(f"the objective's batches({split!r}) gave no Batch; each split needs at least one.")

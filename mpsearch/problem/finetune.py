@@ -139,7 +139,7 @@ def _train(
     learner.advance(epoch, recipe.epochs)
     learner.training = True
     for step, batch in enumerate(trainer.training_batches(epoch), start=1):
-        loss = trainer.loss(batch, learner, recipe.distill)
+        loss = trainer.loss(batch, learner, recipe.distill, recipe.temperature)
         penalty = learner.penalty()
         loss = loss if penalty is None else loss + penalty
         value = float(loss.detach())

@@ -104,6 +104,9 @@ class SparseGrid(Grid):
             found[row, column] = self.inner.unpack(stored, (entries,))
         return self.rows.back(found, shape).contiguous()
 
+    def static(self) -> dict[str, Tensor]:
+        return self.inner.static()
+
     def to(self, device: torch.device | str) -> Self:
         return replace(self, inner=self.inner.to(device))
 

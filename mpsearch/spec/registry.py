@@ -37,6 +37,8 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "alq": "mpsearch.learn.alq:Alq",
         "gates": "mpsearch.learn.gates:Gates",
         "lsq": "mpsearch.learn.lsq:Lsq",
+        "pq": "mpsearch.learn.product:Product",
+        "prune": "mpsearch.learn.prune:Prune",
         "rq": "mpsearch.learn.relaxed:Rq",
         "sq": "mpsearch.learn.partial:Sq",
         "srq": "mpsearch.learn.relaxed:Srq",

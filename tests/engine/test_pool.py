@@ -15,6 +15,7 @@ from toy_runs import QUIET
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.engine import pool as pool_module
+from mpsearch.engine.folder import Folder
 from mpsearch.engine.pool import PoolOptions, RayPool, connected
 from mpsearch.engine.run import run
 from mpsearch.ledger.ledger import equal, read
@@ -111,10 +112,17 @@ def test_a_worker_that_cannot_build_the_model_ends_the_run_before_the_search(tmp
         assert not (folder / "ledger.jsonl").exists()
 
 
-def test_answers_to_a_question_that_was_given_up_are_dropped() -> None:
+def test_workers_serve_every_variant(tmp_path: Path) -> None:
+    spec = toy_spec("random", budget=30, variants={"option": "layers", "values": [4, 3]})
+    for name, pool in {"serial": None, "pool": PoolOptions(2)}.items():
+        run(spec, tmp_path / name, build=build_toy, pool=pool, **QUIET)
+    assert equal(tmp_path / "serial" / "ledger.jsonl", tmp_path / "pool" / "ledger.jsonl")
+
+
+def test_answers_to_a_question_that_was_given_up_are_dropped(tmp_path: Path) -> None:
     spec = toy_spec("random")
     toy = build_toy(spec, None)
-    workers = RayPool(TWO, spec, toy, None, build_toy)
+    workers = RayPool(TWO, spec, {"base": toy}, Folder(tmp_path), build_toy)
     try:
         assignments = [toy.space.decode([i, j, 0, 0]) for i in range(3) for j in range(3)]
         first = workers.evaluate(assignments)

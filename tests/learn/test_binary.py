@@ -62,7 +62,7 @@ def test_coordinates_are_weighted_least_squares_and_the_model_never_rises(seed: 
 
 
 def test_bases_that_coincide_are_no_trouble() -> None:
-    sums = Sums(torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[1, -1, 1], [1, -1, 1], [0, 0, 0]])[None])
+    sums = Sums(torch.tensor([[0.5, 0.25, 0.0]]), torch.tensor([[1.0, -1, 1], [1, -1, 1], [0, 0, 0]])[None])
     model = Quadratic(sums.rows, torch.tensor([[0.3, -0.3, 0.3]]), torch.full((1, 3), 1e-7))
     found = model.solve(sums)
     torch.testing.assert_close(found.rows, model.target, rtol=1e-4, atol=0.0)
@@ -75,7 +75,7 @@ def test_turning_negative_coordinates_leaves_the_weights(seed: int, most: int) -
     signed = sums.coordinates * torch.randn(sums.coordinates.shape, generator=torch.Generator().manual_seed(seed))
     turned = sums.moved(signed)
     assert (turned.coordinates >= 0).all()
-    torch.testing.assert_close(turned.rows, (signed[:, None] @ sums.signs.float())[:, 0])
+    torch.testing.assert_close(turned.rows, (signed[:, None] @ sums.signs)[:, 0])
     for same in (turned.compact(), Sums.of(turned.coordinates, turned.places, (turned.signs != 0).any(dim=1))):
         torch.testing.assert_close(same.rows, turned.rows)
 

@@ -24,7 +24,19 @@ class TestGates(LearnerExam):
     beside = ("int2", "int3")
 
 
-@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("srq", {"estimator": "winner"}), ("sq", {})])
+@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("sq", {})])
 @pytest.mark.parametrize("formats", [("int1", "int4")])
 class TestRelaxed(LearnerExam):
+    pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("prune", {})])
+@pytest.mark.parametrize("formats", [("pruned4:s70", "int4")])
+class TestPruned(LearnerExam):
+    pass
+
+
+@pytest.mark.parametrize(("method", "options"), [("pq", {})])
+@pytest.mark.parametrize("formats", [("pq0.75:d4", "int4")])
+class TestProduct(LearnerExam):
     pass

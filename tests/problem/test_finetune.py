@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from parts import Data, Given, Mlp, Net, images, make_spec, randn, rows, splits
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ from mpsearch.problem.build import assemble
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Scores
 from mpsearch.problem.trained import Trained
-from mpsearch.problem.trainer import refuse_to_train
+from mpsearch.problem.trainer import divergence, refuse_to_train
 from mpsearch.spec.schema import Recipe
 
 
@@ -152,6 +154,17 @@ def test_distillation_alone_minds_the_float_model_and_no_label(mlp: ModelProblem
     recipe = Recipe(epochs=6, learning_rate=0.01, distill=1.0)
     apart = [epoch.training_loss or 0.0 for epoch in mlp.finetune(assigned(mlp, "int2"), recipe, 0).history[1:]]
     assert 0 < apart[-1] < 0.9 * apart[0]
+
+
+@given(temperature=st.floats(0.05, 20))
+def test_the_divergence_at_a_temperature_against_its_definition(temperature: float) -> None:
+    ours, theirs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, q = ((x / temperature).softmax(-1) for x in (theirs, ours))
+    defined = temperature**2 * (p * (p / q).log()).sum(-1).mean()
+    torch.testing.assert_close(divergence([ours], [theirs], temperature), defined)
+    for far in (100.0, 200.0):  # there half the mean square of what logits differ by, their mean apart
+        apart = (theirs - ours - (theirs - ours).mean(-1, keepdim=True)).square().mean(-1).mean() / 2
+        torch.testing.assert_close(divergence([ours], [theirs], far), apart, rtol=2 / far, atol=0)
 
 
 def test_patience_ends_training_early(mlp: ModelProblem) -> None:

@@ -10,7 +10,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.testing.objectives import CHECKS, SPLITS
 from mpsearch.zoo.images import CLASSIFIERS
 
-OFFLINE = ("cnn", "gnn", "gnn_graphs", "lstm", "mlp", "transformer")
+OFFLINE = ("cnn", "digits_widths", "gnn", "gnn_graphs", "lstm", "mlp", "transformer")
 FROM_FILES = (
     *("cifar_resnet20", "digits_resnet10", "fashion_lenet5"),
     *("cora_agnn", "cora_gat", "cora_gcn"),
