@@ -16,7 +16,7 @@ LOSS, AGREEMENT = 0.004, 0.985
 """What is asked of an assignment to be chosen: the most accuracy that it loses on validation nodes, and the least share
 of nodes outside the test set that keep the class that the float model gives them. Of very many assignments some have
 the accuracy by luck; that few nodes change is no luck."""
-RECIPE = Recipe(epochs=200, learning_rate=0.01, distill=1.0, temperature=0.05)
+RECIPE = Recipe(epochs=100, learning_rate=0.01, distill=1.0, temperature=0.05)
 """Of finetuning. No more is trained than what the float model says of every node: labels and dropout do worse. Weight
 decay leaves its logits so small that classes differ by little; the low temperature tells them apart."""
 LEAST_REDUCTION = 29
