@@ -181,7 +181,12 @@ def divergence(flat: Sequence[Any], teacher: Sequence[Any], temperature: float =
     size (Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531).
     """
     parts = [
-        F.kl_div(*(x.div(temperature).log_softmax(-1) for x in (ours, theirs)), reduction="none", log_target=True)
+        F.kl_div(
+            ours.div(temperature).log_softmax(-1),
+            theirs.div(temperature).log_softmax(-1),
+            reduction="none",
+            log_target=True,
+        )
         .sum(-1)
         .mean()
         for ours, theirs in zip(flat, teacher, strict=True)

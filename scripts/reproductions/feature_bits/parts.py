@@ -35,6 +35,7 @@ class Part:
         features, attention, scores: formats to choose from; attention or scores, not both.
         driver: `exhaustive` where all features are tied, so that only the uniform controls count.
         bins: of hidden features, by degree; the input is then `rowscale1`, so that it does not drown them.
+        alone: a format that each feature is given once, all others float.
         agreement: least share of nodes outside the test set that keep their class.
         is_tuned: whether what the search finds at no more than 2 bits is finetuned; the input is then `rowscale1`.
     """
@@ -45,6 +46,7 @@ class Part:
     scores: tuple[str, ...] = ()
     driver: str = "frontier"
     bins: int = 0
+    alone: str = ""
     agreement: float = AGREEMENT
     is_tuned: bool = False
 
@@ -57,7 +59,7 @@ _FEATURES = (*ROWS, *OWN, *SPARSE)
 WITH_ATTENTION, WITH_SCORES = Part("", _FEATURES, ROWS), Part("", _FEATURES, scores=LEAST)
 """All formats of the parts that are exported together."""
 PARTS = {
-    "uniform": Part("all features alike, SGQuant's range", ROWS, driver="exhaustive"),
+    "uniform": Part("all features alike, SGQuant's range", ROWS, driver="exhaustive", alone="int2:rows"),
     "alike": Part("all features and attention alike, SGQuant's range", ROWS, ROWS, driver="exhaustive"),
     "integers": Part("SGQuant's formats, searched", ROWS, ROWS, agreement=0.95),  # its range clips at any width
     "rowscale": Part("least squared error, rows of two values, scores, searched", OWN, scores=LEAST),
