@@ -21,6 +21,7 @@ TITLES = {
     "29 times": ", 29 times",
     "2 bits": ", 2 bits",
     "finetuned": ", 2 bits, finetuned",
+    **{f"uniform {bits}": f", {bits} bits" for bits in (1, 2, 3, 4, 8)},
     DEGREE_RULE: ", the degree rule",
     DEGREE_STEPS: ", a width per bin",
 }
@@ -74,7 +75,7 @@ def tables(found: Found, graphs: Sequence[str], models: Sequence[str]) -> tuple[
             for part, outcomes in parts.items():
                 for name in dict.fromkeys(name for outcome in outcomes for name in outcome["points"]):
                     having = [outcome for outcome in outcomes if name in outcome["points"]]
-                    title = f"{PARTS[part].what}{TITLES.get(name, ', ' + name.removeprefix('uniform ') + ' bits')}"
+                    title = PARTS[part].what + TITLES.get(name, f", {name}")
                     title += f" ({len(having)} trainings)" if len(having) < len(floats) else ""
                     cells, figures[f"{graph} {model} {part} {name}"] = _row(having, name)
                     lines.append(f"| {title} | {' | '.join(cells)} |")
