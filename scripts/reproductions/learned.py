@@ -101,10 +101,10 @@ def _head(asked: argparse.Namespace) -> list[str]:
         "",
         f"A network of LeNet-5's size (61,706 parameters); {n['train']:,} images train, {n['validation']:,} validate, "
         f"{n['test']:,} test. Weights of all layers are quantized, one scale per output channel (`int1` to `int4`); "
-        "biases and all values stay float32. One float model per seed; rows start from it, unless they say otherwise, "
-        f"and train {asked.epochs} epochs, {BATCH} images a step, Adam, the rate falling along a cosine to a hundredth; "
+        "biases and all values stay float32. One float model per seed; rows start from it, unless one says otherwise, "
+        f"and train {asked.epochs} epochs, {BATCH} images a step, Adam, the rate falling along a cosine to 1 %; "
         f"at first {RATE:g} for all, of this and 0.001 the better at 1 and 2 bits on validation images of seed 0, mean "
-        "over methods. The options of `rq` were chosen there too: a noise of 0.1 steps, a last temperature of 0.05. The "
+        "over methods. The options of `rq` come from there too: a noise of 0.1 steps, a last temperature of 0.05. The "
         "epoch of best validation accuracy counts, or what stood before the first. Test accuracy, %, mean and standard "
         "deviation over seeds; the standard error of one accuracy on so many images is about "
         f"{100 * (0.88 * 0.12 / n['test']) ** 0.5:.1f} points.",
