@@ -5,7 +5,7 @@ How many bits a tensor takes in a format is asked of its grid (`Packed`); nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -98,7 +98,7 @@ def memory_measures(
     measures: dict[str, Measure] = {"memory_bytes": Sum(memory_parts(parameters, values, packed), per=8, whole=True)}
     counted = [p for p in parameters if p.counts]
     if elements := sum(p.elements for p in counted):
-        measures["weight_bits"] = Sum([part(p, packed, weight_bits) for p in counted], per=elements)
+        measures["weight_bits"] = Sum([part(p, packed, code_bits) for p in counted], per=elements)
     sizes = [part(v, packed, value_bytes) for v in values]
     measures["activation_sum_bytes"] = Sum(sizes)
     if knows_lifetimes:
@@ -106,6 +106,19 @@ def memory_measures(
     if features := [feature(value, packed, value_bytes) for value in values if value.is_feature]:
         measures["feature_bytes"] = Sum(features)
     return measures
+
+
+def chosen_measures(values: Sequence[Value], packed: PackedAt, chosen: Collection[str]) -> dict[str, Measure]:
+    """`activation_bits`: bits per element of the values whose format is `chosen`; nothing where there are none.
+
+    Scales of rows and blocks, which are made while the model runs, are counted; static ones are not.
+
+    Args:
+        chosen: names of sites.
+    """
+    mine = [v for v in values if v.site in chosen]
+    elements = sum(v.elements for v in mine)
+    return {"activation_bits": Sum([part(v, packed, code_bits) for v in mine], per=elements)} if elements else {}
 
 
 def part(held: T, packed: PackedAt, units: Callable[[T, Packed | None], int]) -> Part:
@@ -153,9 +166,9 @@ def parameter_bits(parameter: Parameter, packed: Packed | None) -> int:
     return parameter.elements * parameter.float_bits if packed is None else packed.bits + parameter.correction_bits
 
 
-def weight_bits(parameter: Parameter, packed: Packed | None) -> int:
-    """The codes of a weight."""
-    return 32 * parameter.elements if packed is None else packed.code_bits
+def code_bits(held: Held, packed: Packed | None) -> int:
+    """All but static scales; of what stays as it is, 32 for each number."""
+    return 32 * held.elements if packed is None else packed.code_bits
 
 
 def static_bits(value: Value, packed: Packed | None) -> int:

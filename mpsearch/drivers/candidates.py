@@ -66,9 +66,25 @@ def anywhere(options: Sequence[NDArray[np.int16]], n: int, rng: np.random.Genera
 
 
 def towards(rows: Rows, aims: Rows, rng: np.random.Generator) -> Rows:
-    """`rows` with a random share of their choices, from none to all, as in one of `aims`."""
-    picked = aims[rng.integers(len(aims), size=len(rows))]
-    return np.where(rng.random(rows.shape) < rng.random((len(rows), 1)), picked, rows)
+    """`rows` with, for each of `aims` in turn, a random share of their choices, from none to all, as it has them.
+
+    Args:
+        aims: rows in which -1 stands for any option.
+    """
+    for aim in aims:
+        taken = rng.random(rows.shape) < rng.random((len(rows), 1))
+        rows = np.where(taken & (aim >= 0), aim, rows)
+    return rows
+
+
+def aims(costs: Sequence[Cost]) -> Rows:
+    """For each of `costs` the row where it is least, with -1 for the choices that it does not depend on."""
+    found = []
+    for cost in costs:
+        matter = {i for terms in cost.rows for key, table in terms.tables.items() if np.ptp(table) for i in key}
+        row = cheapest(cost)
+        found.append(np.where([i in matter for i in range(len(row))], row, -1))
+    return np.array(found, dtype=np.int16)
 
 
 def cheapest(cost: Cost) -> NDArray[np.int16]:
@@ -88,17 +104,24 @@ def cheapest(cost: Cost) -> NDArray[np.int16]:
 
 
 def predicted_front(
-    score: Sequence[Floats], costs: Sequence[Cost], options: Sequence[NDArray[np.int16]], most: int
+    score: Sequence[Floats],
+    costs: Sequence[Cost],
+    limits: Sequence[float | None],
+    options: Sequence[NDArray[np.int16]],
+    most: int,
 ) -> Rows:
     """About `most` rows from the front of an additive `score` against each of `costs`: exact, or its convex hull.
 
-    And about as many from the front against all of them. Without a cost that is a sum, the best row alone.
+    And about as many from the front against all of them, within `limits`. Without a cost that is a sum, the best row
+    alone.
 
     Args:
+        limits: the most that each cost may be; None for any. Rows from the front against one cost may be over them.
         options: those that each choice may have.
     """
     score = [row[kept] for row, kept in zip(score, options, strict=True)]
     sums = [cost.only(options) for cost in costs if len(cost.rows) == 1]
+    bounds = [limit for cost, limit in zip(costs, limits, strict=True) if len(cost.rows) == 1]
     open_ = sum(len(row) > 1 for row in score)
     found: list[NDArray[np.integer]] = []
     with suppress(OutOfResources):  # too many choices hang together
@@ -106,8 +129,7 @@ def predicted_front(
             alone = front(score, [cost], most=most) if open_ <= _SOLVED else sweep(score, [cost], most=most)
             found.append(alone.indices)
         if len(sums) > 1:
-            limits = [None] * len(sums)
-            together = priced(score, sums, limits, most) if open_ <= _PRICED else sweep(score, sums, most=most)
+            together = priced(score, sums, bounds, most) if open_ <= _PRICED else sweep(score, sums, most=most)
             found.append(together.indices)
     best = np.array([[row.argmin() for row in score]])
     picked = np.concatenate(found or [best])

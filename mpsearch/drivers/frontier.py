@@ -1,10 +1,11 @@
 """The frontier driver: learn the losses, know the costs, and ask where the front is expected to grow most.
 
 1. From the best compromise among the uniform controls, each choice alone as wide as it can be: what it does. Where
-   formats of several kinds are offered, options that others beat in every cost and in noise are left out (`menu`), and
-   what stands for the controls without them is asked first. Such menus reach from formats that lose nothing to some
-   that lose nearly all, and up to the worst control all that is good looks alike; so most rounds aim at losses not far
-   beyond that of the compromise, and only some at all.
+   choices outnumber these questions, what the float model foretells instead (`foretold`). Where formats of several
+   kinds are offered, options that others beat in every cost and in noise are left out (`menu`), and what stands for the
+   controls without them is asked first. Such menus reach from formats that lose nothing to some that lose nearly all,
+   and up to the worst control all that is good looks alike; so most rounds aim at losses not far beyond that of the
+   compromise, and only some at all.
 2. Rounds: a Gaussian process of every measured goal is fitted to all that was measured. Candidates are the
    neighbours of the front, the exact front that a purely additive model predicts, random points, and the neighbours of
    the best of these. Those with the largest expected hypervolume improvement are asked, each counted as part of the
@@ -12,7 +13,8 @@
    all once nothing promises much. Of candidates that promise alike, the one that shares most computation with earlier
    questions comes first.
 
-Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids. A limit on a
+Costs are never predicted: they come from tables, and nothing is asked that a limit on a cost forbids; of several costs,
+the predicted front is solved within the limits of all. A limit on a
 measured goal weighs the improvement with the probability that it holds, as failed evaluations weigh it with that of
 another failure.
 
@@ -37,14 +39,15 @@ from mpsearch.drivers.base import AskTell, Session
 from mpsearch.drivers.candidates import (
     Prefixes,
     Rows,
+    aims,
     anywhere,
-    cheapest,
     neighbours,
     one_at_a_time,
     predicted_front,
     towards,
     unseen,
 )
+from mpsearch.drivers.foretold import foretold
 from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.pool import Axis, Pool
 from mpsearch.drivers.surrogate import FEWEST, Surrogate
@@ -92,7 +95,7 @@ class Frontier(AskTell):
         self._worst = [axis.worst for axis in self._axes]
         self._base: tuple[int, ...] = ()
         limited = [axis.cost for axis in self._axes if axis.cost is not None and axis.goal.limit is not None]
-        self._cheapest = np.array([cheapest(cost) for cost in limited], dtype=np.int16)
+        self._cheapest = aims(limited)
         self._rows: list[tuple[int, ...]] = []
         self._eligible: list[bool] = []
         self._failed: list[tuple[int, ...]] = []
@@ -101,8 +104,7 @@ class Frontier(AskTell):
         self._prefixes = Prefixes(session.problem.work)
         self._learned = self._asked = self._rounds = 0
         self._note(controls)
-        left = session.budget_left
-        self._first = self._fresh(self._one_at_a_time(64 if left is None else max(2, left // 4)))
+        self._first = self._fresh(self._beginning(session))
         self.batch = self._batch or max(1, len(self._first))
 
     def ask(self, n: int) -> list[Assignment]:
@@ -120,14 +122,20 @@ class Frontier(AskTell):
         self._note(evaluations)
         self.batch = self._batch or max(2, len(self._rows) // 30)
 
-    def _one_at_a_time(self, most: int) -> Rows:
+    def _beginning(self, session: Session) -> Rows:
+        """What is asked before there is a model."""
         if not self._rows:
             return np.zeros((0, len(self._space.choices)), dtype=np.int16)
+        left = session.budget_left
+        most = 64 if left is None else max(2, left // 4)
         losses = np.stack([axis.scaled(np.array(axis.losses)) for axis in self._axes], axis=1)
         controls = self._menu.moved(np.array(self._rows, dtype=np.int16))
         base = controls[int(losses.sum(axis=1).argmin())]
         self._base = tuple(base.tolist())
-        return np.concatenate([controls, one_at_a_time(self._menu, base, most)])
+        known = foretold(session, most) if sum(len(kept) > 1 for kept in self._menu.kept) > most else []
+        if not known:
+            return np.concatenate([controls, one_at_a_time(self._menu, base, most)])
+        return np.concatenate([controls, self._menu.moved(np.array(list(map(self._space.encode, known)), np.int16))])
 
     def _axis(self, session: Session, goal: Goal) -> Axis:
         controls = {session.evaluations[0].assignment, *session.space.uniform().values()}
@@ -175,7 +183,8 @@ class Frontier(AskTell):
         if learn:
             costs = [axis.cost for axis in self._axes if axis.cost is not None]
             for axis in learned:
-                pool.add(self._fresh(predicted_front(axis.surrogate.additive(), costs, self._menu.kept, _POOL)))
+                score = axis.surrogate.additive()
+                pool.add(self._fresh(predicted_front(score, costs, self._limits(), self._menu.kept, _POOL)))
         pool.add(self._random(_RANDOM))
         for _ in range(_HOPS):
             pool.add(self._fresh(neighbours(pool.best(_BEST), self._menu.kept, _POOL, self._rng)))
@@ -196,6 +205,14 @@ class Frontier(AskTell):
             if axis.cost is None and axis.goal.limit is None and axis.losses[at] > axis.ideal:
                 near = axis.ideal + _NEAR * (axis.losses[at] - axis.ideal)
                 axis.worst = worst if self._rounds % _FAR_EVERY == 0 else min(worst, near)
+
+    def _limits(self) -> list[float | None]:
+        """The most that each known cost may be; None for any."""
+        return [
+            axis.bound if axis.goal.limit is not None and axis.goal.limit.sense == "<=" else None
+            for axis in self._axes
+            if axis.cost is not None
+        ]
 
     def _failing(self, learn: bool) -> Surrogate | None:
         """A model of what fails: 1 for an assignment that was measured, 2 for one that failed; None if none did."""

@@ -82,7 +82,7 @@ class Proxy(Driver):
         arms = {"": [self.scores(session, importance, harm)]} | controls(importance, harm, session.seed)
         most = _MOST if session.budget_left is None else session.budget_left
         queues = {
-            label: _alternate([self.points(session, scores, -(-most // min(2, len(draws)))) for scores in draws])
+            label: alternate([self.points(session, scores, -(-most // min(2, len(draws)))) for scores in draws])
             for label, draws in arms.items()
         }
         ask(session, queues)
@@ -121,10 +121,10 @@ def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
     At most so many points; a front against a single sum comes whole. A site without scores adds nothing; a choice adds
     up over its sites. Raises `NothingFeasible` where no assignment is within the limits of the costs.
     """
-    goals, baseline = cost_goals(session), session.evaluations[0].measures
+    goals = cost_goals(session)
     costs = [cost for goal in goals if (cost := session.problem.cost(goal.name)) is not None]
     limits = [
-        goal.limit.bound(baseline[goal.name]) if goal.limit is not None and goal.limit.sense == "<=" else None
+        goal.limit.bound(session.baseline[goal.name]) if goal.limit is not None and goal.limit.sense == "<=" else None
         for goal in goals
     ]
     rows = [
@@ -173,7 +173,7 @@ def _ranks(queues: Collection[Sequence[Assignment]], known: Set[Assignment], lef
     return fewest
 
 
-def _alternate(queues: Sequence[Sequence[Assignment]]) -> list[Assignment]:
+def alternate(queues: Sequence[Sequence[Assignment]]) -> list[Assignment]:
     """The first of each queue, then the second of each, and so on, without repeats."""
     longest = max(map(len, queues))
     return list(dict.fromkeys(queue[i] for i in range(longest) for queue in queues if i < len(queue)))

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from mpsearch.learn.base import Observe
 from mpsearch.learn.straight import Straight
 from mpsearch.quant.affine import AffineGrid
+from mpsearch.quant.binary import BinaryGrid
 from mpsearch.quant.grain import PIECE, flattened
+from mpsearch.quant.grid import Grid
 
 
 class Lsq(Straight):
@@ -41,34 +43,48 @@ class Lsq(Straight):
     def fitted(self) -> list[int]:
         return [site for site in super().fitted() if site not in self._steps]
 
+    def learns(self, site: int, grid: Grid) -> bool:
+        """Whether the step of `grid` is learned."""
+        return type(grid) is AffineGrid and "rows" not in self._formats[site].options
+
     def fit(self, observe: Observe) -> None:
         todo = self.fitted()
         super().fit(observe)
         for site in todo:
-            grid = self._grids[site]
-            if type(grid) is AffineGrid and "rows" not in self._formats[site].options:
-                self._steps[site] = nn.Parameter(torch.zeros_like(grid.scale))
+            if self.learns(site, self._grids[site]):
+                self._steps[site] = nn.Parameter(torch.zeros_like(step_of(self._grids[site])))
 
     def state(self) -> dict[str, Tensor]:
         """Learned steps and zero points."""
         found = {}
         for site, step in self._steps.items():
             grid, name = self._grids[site], self._sites[site].name
-            assert isinstance(grid, AffineGrid)
-            found[f"step/{name}"] = (grid.scale * step.detach().exp()).clone()
-            if grid.zero_point is not None:
+            found[f"step/{name}"] = (step_of(grid) * step.detach().exp()).clone()
+            if isinstance(grid, AffineGrid) and grid.zero_point is not None:
                 found[f"zero_point/{name}"] = grid.zero_point.clone()
         return found
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         for site, step in self._steps.items():
-            grid, name = self._grids[site], self._sites[site].name
-            assert isinstance(grid, AffineGrid)
-            zero = state.get(f"zero_point/{name}")
-            zero = None if zero is None else zero.to(grid.scale.device)
-            self._grids[site] = replace(grid, scale=state[f"step/{name}"].to(grid.scale), zero_point=zero)
+            name = self._sites[site].name
+            grid, zero = self._grids[site], state.get(f"zero_point/{name}")
+            if isinstance(grid, AffineGrid):
+                grid = replace(grid, zero_point=None if zero is None else zero.to(step.device))
+            self._grids[site] = with_step(grid, state[f"step/{name}"].to(step.device))
             with torch.no_grad():
                 step.zero_()
+
+
+def step_of(grid: Grid) -> Tensor:
+    """Distance between neighbours of a uniform grid, two levels included."""
+    assert isinstance(grid, AffineGrid | BinaryGrid)
+    return grid.scale if isinstance(grid, AffineGrid) else grid.span
+
+
+def with_step(grid: Grid, step: Tensor) -> Grid:
+    """The uniform grid with another `step_of`."""
+    assert isinstance(grid, AffineGrid | BinaryGrid)
+    return replace(grid, scale=step) if isinstance(grid, AffineGrid) else replace(grid, span=step)
 
 
 def on_learned_grid(value: Tensor, grid: AffineGrid, scale: Tensor) -> Tensor:

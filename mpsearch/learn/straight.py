@@ -49,6 +49,9 @@ class Straight(Learner):
             self._last[site] = weakref.ref(value), quantized
         return quantized
 
+    def grid(self, site: int) -> Grid | None:
+        return self._grids.get(site)
+
     def fitted(self) -> list[int]:
         """Sites whose grids are fitted whenever `fit` is called."""
         return list(self._formats)

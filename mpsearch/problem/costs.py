@@ -17,7 +17,7 @@ from mpsearch.cost.device import energy, latency
 from mpsearch.cost.graph_memory import Structure, graph_measures, notes_measures
 from mpsearch.cost.kv_cache import cache_measures
 from mpsearch.cost.layout import device_memory, device_peak
-from mpsearch.cost.memory import PackedAt, Parameter, Value, memory_measures
+from mpsearch.cost.memory import PackedAt, Parameter, Value, chosen_measures, memory_measures
 from mpsearch.cost.model import CostModel, Measure
 from mpsearch.cost.operations import operation_measures
 from mpsearch.cost.promotions import promotions
@@ -55,6 +55,7 @@ def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) 
     """
     measures = {
         **memory_measures(computed.parameters, computed.values, packed),
+        **chosen_measures(computed.values, packed, chosen(space)),
         **cache_measures(computed.kept, packed),
         **graph_measures(computed.structure, computed.parameters, computed.values, packed),
         **notes_measures(computed.noted, packed),
@@ -78,7 +79,7 @@ def graph_costs(spec: Spec, space: Space, computed: Computed, packed: PackedAt) 
 
 
 def hooked_costs(
-    spec: Spec, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt, why: str
+    spec: Spec, space: Space, parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt, why: str
 ) -> CostModel:
     """The measures that are known of a model that runs by module hooks: memory alone.
 
@@ -90,7 +91,13 @@ def hooked_costs(
     named = [f"goals: {goal.name} on {goal.accelerator}" for goal in spec.goals if goal.accelerator is not None]
     if named:
         raise BadInput(f"{', '.join(named)}: it is computed from the exported graph, and there is none. {why}")
-    return CostModel(memory_measures(parameters, values, packed, knows_lifetimes=False))
+    memory = memory_measures(parameters, values, packed, knows_lifetimes=False)
+    return CostModel({**memory, **chosen_measures(values, packed, chosen(space))})
+
+
+def chosen(space: Space) -> frozenset[str]:
+    """The sites that have several formats to choose from."""
+    return frozenset(site for choice in space.choices if len(choice.options) > 1 for site in choice.sites)
 
 
 def _measure(name: str, device: Accelerator, computed: Computed, packed: PackedAt) -> Measure:

@@ -1,4 +1,4 @@
-"""Finetuning one assignment: epochs over the training data with fake quantization, the best one kept."""
+"""Training one assignment: epochs over the training data with a learner at the sites, the best one kept."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def finetune(
     start: Mapping[str, Tensor] = MappingProxyType({}),
     checkpoint: Path | None = None,
 ) -> Trained:
-    """Train `assignment` by `recipe`; the same seed gives the same weights.
+    """Train from `assignment` by `recipe`; the same seed gives the same weights.
+
+    A learner that chooses formats may end at another assignment, that of the result. Of the epochs that are compared,
+    those before the learner is settled are none.
 
     Args:
         score: of the objective's measures on the validation split, less is better; None for the validation loss.
@@ -70,6 +73,7 @@ def finetune(
         else:
             history, best, kept = list(past.history), past.best, dict(past.kept)
             _go_on(trainer, learner, optimizer, past)
+        settled = learner.settled
         for epoch in range(len(history) - 1, recipe.epochs):
             if recipe.patience is not None and epoch - best >= recipe.patience:
                 break
@@ -78,14 +82,17 @@ def finetune(
             losses = _train(trainer, learner, optimizer, recipe, epoch, watch)
             refit(trainer, learner)
             history.append(_epoch(trainer, learner, score, losses))
-            if (history[-1].score, history[-1].validation_loss) < (history[best].score, history[best].validation_loss):
+            last, held = history[-1], history[best]
+            if not settled or (last.score, last.validation_loss) < (held.score, held.validation_loss):
                 best, kept = len(history) - 1, trainable.tensors() | learner.state()
+            settled = learner.settled
             if checkpoint is not None:
                 learned = [p.detach().clone() for p in learner.parameters()]
                 state, drawn = optimizer.state_dict(), generators()
-                held = trainable.tensors(), learned, learner.extra(), state, history, best, kept, drawn
-                Checkpoint(subject, *held).save(checkpoint)
-    return Trained(assignment, recipe, kept, tuple(history), best)
+                facts = trainable.tensors(), learned, learner.extra(), state, history, best, kept, drawn
+                Checkpoint(subject, *facts).save(checkpoint)
+    changed = {trainer.program.sites[i].name: fmt for i, fmt in learner.changed().items()}
+    return Trained(Assignment({**assignment, **changed}), recipe, kept, tuple(history), best)
 
 
 def placed(trainer: Trainer, assignment: Assignment, method: str, options: Mapping[str, Any]) -> Learner:
@@ -133,6 +140,8 @@ def _train(
     learner.training = True
     for step, batch in enumerate(trainer.training_batches(epoch), start=1):
         loss = trainer.loss(batch, learner, recipe.distill, recipe.temperature)
+        penalty = learner.penalty()
+        loss = loss if penalty is None else loss + penalty
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(f"finetuning diverged: the loss was {value} at step {step} of epoch {epoch + 1}.")

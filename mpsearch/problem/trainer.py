@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
+from mpsearch.core.space import Space
+from mpsearch.cost.terms import Cost
 from mpsearch.graph.export import ExportError
 from mpsearch.graph.program import Kind, compile_program
 from mpsearch.graph.runner import layout, on_cpu
@@ -45,7 +47,8 @@ class Trainer:
         objective: gives training data and the loss.
         model: the float model.
         batches: by split: `calibration`, `validation`, `test`.
-        active: names of the sites that have a choice.
+        space: the choices.
+        cost: tables of a cost over the space, by its name; None for what is no cost.
 
     Raises:
         BadInput: the objective has no loss or no training data.
@@ -58,11 +61,13 @@ class Trainer:
         objective: Objective,
         model: nn.Module,
         batches: Mapping[str, Sequence[Batch]],
-        active: Sequence[str],
+        space: Space,
+        cost: Callable[[str], Cost | None],
     ) -> None:
         refuse_to_train(objective)
         self.objective = objective
         self.batches = batches
+        self._space, self._cost = space, cost
         self._device = torch.device(spec.engine.device)
         examples = {split: [example(batch, self._device) for batch in found] for split, found in batches.items()}
         examples["training"] = [example(batch, self._device) for batch in self._of_all_sizes()]
@@ -70,12 +75,12 @@ class Trainer:
             found = graphed(spec, model, examples, keep_dropout=True)
         except ExportError as error:
             raise ObjectiveFailed(f"the model cannot be exported for its training batches. {error}") from error
-        self._inputs = found.inputs
+        self.inputs = found.inputs
         trained = found.lowered.parameters - found.lowered.frozen or found.lowered.parameters
-        self.program = compile_program(found.lowered, found.discovery, active)
+        self.program = compile_program(found.lowered, found.discovery, list(space.choice_of))
         self.program.tensors = {name: layout(t, self._device) for name, t in self.program.tensors.items()}
         self.trainable = Trainable(self.program, trained)
-        self._ready = {split: [self._lay_out(*self._inputs.of(e)) for e in examples[split]] for split in batches}
+        self._ready = {split: [self._lay_out(*self.inputs.of(e)) for e in examples[split]] for split in batches}
         self._last: tuple[list[Any], Ready] | None = None
 
     def _of_all_sizes(self) -> Iterator[Batch]:
@@ -111,6 +116,7 @@ class Trainer:
             for step in self.program.steps
             if step.kind is Kind.PARAMETER and step.site is not None
         }
+        learner.offer(self._space, self._cost)
         learner.place(self.program.sites, [assignment.at(site.name) for site in self.program.sites], weights)
 
     def calibrate(self, look: Look, at_site: AtSite) -> None:
@@ -154,7 +160,7 @@ class Trainer:
         """The inputs of a batch; those of the last one again where they are the same tensors (a graph, as a whole)."""
         source = pytree.tree_leaves((batch.args, dict(batch.kwargs)))
         if self._last is None or len(source) != len(self._last[0]) or any(map(_differ, source, self._last[0])):
-            self._last = source, self._lay_out(*self._inputs.of(example(batch, self._device)))
+            self._last = source, self._lay_out(*self.inputs.of(example(batch, self._device)))
         return self._last[1]
 
     def _lay_out(self, flat: list[Any], rows: int) -> Ready:

@@ -17,7 +17,7 @@ from mpsearch.spec import find, registry
 from mpsearch.spec.card import MAY_HAVE_A_CARD, NEED_A_CARD, load_card
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.menus import is_word, offered
-from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, Recipe, SiteRule, card_name
+from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, Recipe, SiteRule, VariantsSpec, card_name
 from mpsearch.spec.source import Where
 
 
@@ -41,6 +41,20 @@ def check_objective(objective: ObjectiveSpec, beside: Path) -> Faults:
     except BadInput as error:
         return [(("use",), message) for message in error.errors]
     return _check_call(cls, objective.options, f"objective {objective.use!r}")
+
+
+def check_variants(of: tuple[VariantsSpec, ObjectiveSpec], beside: Path) -> Faults:
+    """The objective can be made with each value of the option. What is wrong without it is told elsewhere."""
+    variants, objective = of
+    told = [message for _, message in check_objective(objective, beside)]
+    faults: Faults = []
+    for i, value in enumerate(variants.values):
+        options = {**objective.options, variants.option: value}
+        for _, message in check_objective(objective.model_copy(update={"options": options}), beside):
+            if message not in told:
+                told.append(message)
+                faults.append((("values", i) if repr(value) in message else ("option",), message))
+    return faults
 
 
 def check_rule(rule: SiteRule) -> Faults:

@@ -21,10 +21,11 @@ from mpsearch.spec.schema import (
     Resolved,
     SiteRule,
     Spec,
-    StartTexts,
+    VariantsSpec,
     card_name,
 )
 from mpsearch.spec.source import Override, Where, apply, dump, read_file
+from mpsearch.spec.texts import StartTexts
 
 SPEC_FILE = "spec.yaml"
 
@@ -103,6 +104,8 @@ def _check_names(data: dict[str, Any], beside: Path) -> Faults:
         ("objective",),
         partial(check.check_objective, beside=beside),
     )
+    of, variants = partial(check.check_variants, beside=beside), data.get("variants")
+    part(tuple[VariantsSpec, ObjectiveSpec], (variants, _call(data.get("objective"))), ("variants",), of)
     goals = _items(data.get("goals"))
     for i, goal in enumerate(goals):
         part(GoalSpec, _named(goal), ("goals", i), partial(check.check_goal, beside=beside))

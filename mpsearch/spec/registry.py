@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
+        "dropbits": "mpsearch.drivers.dropbits:DropBits",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "fisher": "mpsearch.drivers.fisher:Fisher",
         "hessian": "mpsearch.drivers.hessian:Hessian",
@@ -33,7 +34,14 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
     },
     "learners": {
+        "alq": "mpsearch.learn.alq:Alq",
+        "gates": "mpsearch.learn.gates:Gates",
         "lsq": "mpsearch.learn.lsq:Lsq",
+        "pq": "mpsearch.learn.product:Product",
+        "prune": "mpsearch.learn.prune:Prune",
+        "rq": "mpsearch.learn.relaxed:Rq",
+        "sq": "mpsearch.learn.partial:Sq",
+        "srq": "mpsearch.learn.relaxed:Srq",
         "ste": "mpsearch.learn.straight:Straight",
     },
     "quantizers": {
@@ -47,6 +55,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "pruned": "mpsearch.quant.pruned:Pruned",
         "rowrange": "mpsearch.quant.rowrange:RowRange",
         "rowscale": "mpsearch.quant.rowscale:RowScale",
         "sparse": "mpsearch.quant.sparse:Sparse",

@@ -5,7 +5,7 @@
 class TestMine(LearnerExam):
     pass
 
-`formats` are those of weights and of values.
+`formats` are those of weights and of values. A method that chooses formats may go down to those in `beside`.
 """
 
 from __future__ import annotations
@@ -65,11 +65,15 @@ def _batch(n: int, seed: int) -> Batch:
 
 
 @cache
-def problem(weights: str, values: str) -> ModelProblem:
-    """Of `Largest`, every site with the choice between a format and float."""
+def problem(weights: str, values: str, beside: tuple[str, ...] = ("fp32",)) -> ModelProblem:
+    """Of `Largest`, every site with the choice between a format and those `beside` it."""
+
+    def offered(text: str) -> list[str]:
+        return [text, *(other for other in beside if other != text)] + ["int8"] * (text == "fp32")
+
     sites = [
-        {"match": {"role": "weight"}, "formats": [weights, "fp32"] if weights != "fp32" else ["fp32", "int8"]},
-        {"match": {"role": "activation"}, "formats": [values, "fp32"] if values != "fp32" else ["fp32", "int8"]},
+        {"match": {"role": "weight"}, "formats": offered(weights)},
+        {"match": {"role": "activation"}, "formats": offered(values)},
     ]
     spec = Spec.model_validate(
         {"name": "exam", "objective": {"use": "largest"}, "sites": sites, "goals": [{"name": "log_loss"}]}
@@ -90,6 +94,7 @@ class LearnerExam:
     """Every test takes `method` (a name of the registry), its `options` and `formats`."""
 
     learning_rate: ClassVar[float] = 0.02
+    beside: ClassVar[tuple[str, ...]] = ("fp32",)
 
     def recipe(self, method: str, options: Mapping[str, Any]) -> Recipe:
         """Of all tests."""
@@ -99,7 +104,7 @@ class LearnerExam:
     def test_trains_to_the_same_weights_and_restores_bit_for_bit(
         self, method: str, options: Mapping[str, Any], formats: tuple[str, str], tmp_path: Path
     ) -> None:
-        of, assignment, recipe = problem(*formats), assigned(*formats), self.recipe(method, options)
+        of, assignment, recipe = problem(*formats, self.beside), assigned(*formats), self.recipe(method, options)
         one, two = (of.finetune(assignment, recipe, 3, Goal("log_loss")) for _ in range(2))
         assert one.history == two.history
         assert one.best > 0, "training must lower the validation loss"
@@ -117,7 +122,7 @@ class LearnerExam:
             if (step.epoch, step.step) == (after + 1, 2):
                 raise KeyboardInterrupt
 
-        of, assignment, recipe = problem(*formats), assigned(*formats), self.recipe(method, options)
+        of, assignment, recipe = problem(*formats, self.beside), assigned(*formats), self.recipe(method, options)
         whole, file = of.finetune(assignment, recipe, 3), tmp_path / "checkpoint.pt"
         seen: list[Step] = []
         with pytest.raises(KeyboardInterrupt):
@@ -132,7 +137,7 @@ class LearnerExam:
     def test_computes_the_same_each_time_once_it_is_trained(
         self, method: str, options: Mapping[str, Any], formats: tuple[str, str]
     ) -> None:
-        of = problem(*formats)
+        of = problem(*formats, self.beside)
         trained: Trained = of.finetune(assigned(*formats), self.recipe(method, options), 3)
         learner = restored(of.trainer, trained)
         one, two = (list(of.trainer.outputs("validation", learner)) for _ in range(2))

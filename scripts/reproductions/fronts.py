@@ -1,8 +1,9 @@
 """Post-training fronts of four networks: formats of weights and of values chosen together, one page each.
 
-For each network: `frontier` and random search of the same budget and seeds minimise the loss against bit operations.
-Everything is chosen on validation data; float, uniform controls, members of the front and the best points at 4 and 3
-bits are then scored once on the test split. Beside them stands what other formats and rules do at 4 and 3 bits.
+For each network: `frontier` and random search of the same budget and seeds minimise the loss within so many average
+bits of weights and of values. Everything is chosen on validation data; float, the best at 4 and 3 bits of the same bits
+everywhere and of both drivers, and members of the front are then scored once on the test split. Beside them stands
+what other formats and rules do at 4 and 3 bits.
 
 Pages lie in docs/results. Ledgers are kept under `--out`: what was interrupted goes on from them.
 """
@@ -38,6 +39,6 @@ def main(arguments: list[str]) -> dict[str, Any]:
         if not asked.only_fronts:
             page.write(asked.docs, sweep(CASES[name], asked.out))
         figures |= {f"{name} {point}": page.drop(found) for point, found in page.points.items()}
-        for driver, volumes in page.volumes.items():
-            figures[f"{name} hypervolume of {driver}"] = volumes
+        for (bits, driver), volumes in page.volumes.items():
+            figures[f"{name} within {bits:g} bits: hypervolume of {driver}"] = volumes
     return figures

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import FP32, Format
 from mpsearch.core.space import Choice, Space
-from mpsearch.cost.memory import Packed, Parameter, Value, memory_measures
+from mpsearch.cost.memory import Packed, Parameter, Value, chosen_measures, memory_measures
 from mpsearch.cost.model import CostModel
 
 INT3 = Format.parse("int3")
@@ -34,7 +34,9 @@ class Case:
 
     @property
     def model(self) -> CostModel:
-        return CostModel(memory_measures(self.parameters, self.values, packed))
+        chosen = {value.site for value in self.values if value.site is not None}
+        memory = memory_measures(self.parameters, self.values, packed)
+        return CostModel({**memory, **chosen_measures(self.values, packed, chosen)})
 
 
 @st.composite
@@ -82,6 +84,10 @@ def test_measures_against_a_walk(case: Case) -> None:
     elements = sum(p.elements for p in counted)
     codes = sum(p.elements * (3 if p.site in case.assignment else 32) for p in counted)
     assert measures.get("weight_bits") == (codes / elements if elements else None)
+    with_site = [v for v in case.values if v.site is not None]
+    elements = sum(v.elements for v in with_site)
+    codes = sum(v.elements * (3 if v.site in case.assignment else 32) for v in with_site)
+    assert measures.get("activation_bits") == (codes / elements if elements else None)
 
 
 @given(cases())
@@ -89,7 +95,7 @@ def test_narrower_is_never_larger_but_for_its_overhead(case: Case) -> None:
     narrow, wide = case.model.at(case.assignment), case.model.at(Assignment())
     assert narrow["activation_sum_bytes"] <= wide["activation_sum_bytes"]
     assert narrow["activation_peak_bytes"] <= wide["activation_peak_bytes"]
-    assert all(value == int(value) for name, value in narrow.items() if name != "weight_bits")
+    assert all(value == int(value) for name, value in narrow.items() if name not in ("weight_bits", "activation_bits"))
 
 
 @given(cases())
@@ -115,6 +121,14 @@ def test_tables_equal_the_measures(case: Case, tied: bool) -> None:
         cost = model.cost(name, space)
         assert cost is not None
         assert cost(indices).tolist() == [model.at(a)[name] for a in every]
+
+
+def test_average_bits_leave_out_what_is_not_chosen() -> None:
+    values = Value("v0", 2, site="v0.2"), Value("v1", 6, site="v1.6"), Value("v2", 9)
+    found = chosen_measures(values, packed, {"v1.6"})["activation_bits"]
+    assert found.measure(Assignment({"v0.2": INT3})) == 32
+    assert found.measure(Assignment({"v1.6": INT3})) == 3
+    assert chosen_measures(values, packed, set()) == {}
 
 
 def test_no_peak_where_lifetimes_are_unknown() -> None:

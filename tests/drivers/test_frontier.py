@@ -18,7 +18,9 @@ from mpsearch.drivers.base import SearchOver, Session
 from mpsearch.drivers.frontier import Frontier
 from mpsearch.drivers.menu import Menu
 from mpsearch.drivers.optuna import Optuna
+from mpsearch.drivers.random import Random
 from mpsearch.problem.base import Problem
+from mpsearch.testing.toy_probe import ToyProbe
 
 BITS = (2, 3, 4, 8)
 
@@ -118,6 +120,28 @@ def test_it_never_asks_what_a_limit_on_a_cost_forbids():
     session = Plain(problem, goals, 60).run(Frontier())
     assert len(session.known) == 60
     assert all(problem.costs(a)["memory_bytes"] <= bound for a in session.asked)
+
+
+class Foretold(Layers):
+    """`Layers` whose curvature a look at the float model tells, but for what neighbours do together."""
+
+    def probe(self):
+        return ToyProbe(self.space, {f"w{i}": float(m) for i, m in enumerate(self.matters)})
+
+
+def test_where_choices_outnumber_what_can_be_asked_it_begins_with_what_is_foretold():
+    """At equal bits far below uniform; the same questions without a probe find less."""
+    bits = 3
+    bound = bits / 8 * float(Layers(60).sizes.sum())
+    goals = (Goal("loss"), Goal("memory_bytes", limit=Limit.parse(f"<= {bound}")))
+    best = {}
+    for kind in (Foretold, Layers):
+        session = Plain(kind(60), goals, 40).run(Frontier())
+        mine = [e.measures for e in session.evaluations if e.assignment]
+        best[kind] = min(m["loss"] for m in mine if m["memory_bytes"] <= bound)
+        uniform = next(m["loss"] for m in mine if m["memory_bytes"] == np.ceil(bound))
+    assert best[Foretold] - 0.1 < 0.5 * (uniform - 0.1)
+    assert best[Foretold] < best[Layers]
 
 
 def test_it_ends_where_a_limit_on_a_cost_leaves_nothing_to_ask():
@@ -270,3 +294,12 @@ def test_what_was_left_out_is_asked_when_nothing_else_is_left():
     first = on_menu(session)
     assert first == sorted(first, reverse=True)
     assert 0 < sum(first) <= len(BITS) ** 2
+
+
+def test_random_search_finds_what_limits_leave():
+    """Of 3**-30 of all that is drawn, none is asked that is forbidden."""
+    problem = Layers(30)
+    bound = 2.2 / 8 * float(problem.sizes.sum())
+    session = Plain(problem, (Goal("loss"), Goal("memory_bytes", limit=Limit.parse(f"<= {bound}"))), 60).run(Random())
+    assert len(session.known) == 60
+    assert all(problem.costs(a)["memory_bytes"] <= bound for a in session.asked)

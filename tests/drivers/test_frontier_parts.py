@@ -13,6 +13,7 @@ from mpsearch.cost.solve import elimination
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.drivers.candidates import (
     Prefixes,
+    aims,
     anywhere,
     cheapest,
     neighbours,
@@ -163,11 +164,11 @@ def test_a_predicted_front_is_exact_for_few_choices_and_a_hull_for_many():
     for choices in (4, 30):
         score = [np.sort(rng.random(3))[::-1] for _ in range(choices)]
         cost = Cost((Terms.of([[2 * n, 3 * n, 4 * n] for n in rng.integers(1, 99, choices)]),))
-        rows = predicted_front(score, [cost], every(score), 1000)
+        rows = predicted_front(score, [cost], [None], every(score), 1000)
         values = np.array([sum(s[k] for s, k in zip(score, row, strict=True)) for row in rows])
         assert (np.diff(cost(rows)) > 0).all()
         assert (np.diff(values) < 0).all()
-    assert predicted_front(score, [], every(score), 10).tolist() == [[2] * 30]
+    assert predicted_front(score, [], [], every(score), 10).tolist() == [[2] * 30]
 
 
 def test_unseen_rows_come_once():
@@ -183,6 +184,14 @@ def test_towards_the_cheapest():
     assert set(np.unique(rows)) == {0, 1}
     assert shares.min() < 0.2
     assert shares.max() > 0.8
+
+
+def test_aims_leave_alone_what_a_cost_does_not_depend_on():
+    left = Cost((Terms.of([[5, 1, 9], [0, 0, 0]]),))
+    right = Cost((Terms.of([[3, 3, 3], [7, 8, 2]]),))
+    assert aims([left, right]).tolist() == [[1, -1], [-1, 2]]
+    rows = towards(np.zeros((500, 2), dtype=np.int16), aims([left, right]), np.random.default_rng(0))
+    assert set(map(tuple, rows.tolist())) == {(0, 0), (0, 2), (1, 0), (1, 2)}
 
 
 def kernels(seed, choices=9, options=3):
@@ -206,9 +215,9 @@ def test_a_predicted_front_against_several_costs(choices):
     score = [np.sort(rng.random(3))[::-1] for _ in range(choices)]
     size = Cost((Terms.of([[2 * n, 3 * n, 4 * n] for n in rng.integers(1, 99, choices)]),))
     time = kernels(1, choices)
-    rows = predicted_front(score, [size, time, Cost(size.rows + time.rows)], every(score), 100)
+    rows = predicted_front(score, [size, time, Cost(size.rows + time.rows)], [None] * 3, every(score), 100)
     points = np.column_stack([size(rows), time(rows), sum(s[rows[:, i]] for i, s in enumerate(score))])
     assert non_dominated(points).sum() >= len(np.unique(points, axis=0)) - 1
-    alone = [set(map(bytes, predicted_front(score, [cost], every(score), 100))) for cost in (size, time)]
+    alone = [set(map(bytes, predicted_front(score, [cost], [None], every(score), 100))) for cost in (size, time)]
     assert all(found <= set(map(bytes, rows)) for found in alone)
     assert len(set(map(bytes, rows)) - set.union(*alone)) > 20

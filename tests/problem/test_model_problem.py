@@ -107,7 +107,7 @@ def test_costs_are_the_measures_without_a_forward_pass() -> None:
         assert found.forwards == before
         measures = next(found.evaluate([assignment])).measures
         assert costs == {name: value for name, value in measures.items() if name not in ("checksum", "score")}
-    held = {"memory_bytes", "activation_sum_bytes", "activation_peak_bytes", "weight_bits"}
+    held = {"memory_bytes", "activation_sum_bytes", "activation_peak_bytes", "weight_bits", "activation_bits"}
     assert held | {"bops", "bops_baskin", "macs_bits"} == set(costs)
 
 

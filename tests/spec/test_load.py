@@ -15,8 +15,9 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.core.site import Role, Site
 from mpsearch.spec.load import load_saved, load_spec, save_spec
-from mpsearch.spec.schema import DEFAULT_BUDGET, Spec, json_schema, parse_time_s
+from mpsearch.spec.schema import DEFAULT_BUDGET, Spec, json_schema
 from mpsearch.spec.source import Override, dump, read_text
+from mpsearch.spec.texts import parse_time_s
 
 OBJECTIVE = """
 class Mine:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from pareto.searched import DRIVERS, ROUND, Searched, seconds, versions
+from pareto.searched import DRIVERS, Searched, average_bits, seconds, versions
 from pareto.sweep import WIDTHS, Row
 
 from mpsearch.core.evaluation import Evaluation
@@ -29,15 +28,15 @@ class Page:
         self.name, self.searched, self.case = name, searched, searched.case
         members = searched.front.members
         rows = np.unique(np.linspace(0, len(members) - 1, min(self.case.tested, len(members))).round().astype(int))
-        self.points = {
-            f"{driver}, {bits} bits": found
-            for bits in WIDTHS
-            for driver in DRIVERS
-            if (found := searched.best_within(bits, searched.found(driver))) is not None
-        }
-        uniform = [e for e in searched.uniform if e.asked_by in ("uniform 4", "uniform 8")]
-        chosen = [searched.baseline, *uniform, *self.points.values(), *(members[i] for i in rows)]
-        self.tests = searched.test(chosen)
+        self.points: dict[str, Evaluation] = {}
+        """The best at so many bits, by `4 bits, frontier`."""
+        for bits in WIDTHS:
+            asked = {"uniform": searched.uniform.values()} | {driver: searched.found(driver) for driver in DRIVERS}
+            for by, found in asked.items():
+                best = searched.best_within(bits, found)
+                if best is not None:
+                    self.points[f"{bits} bits, {by}"] = best
+        self.tests = searched.test([searched.baseline, *self.points.values(), *(members[i] for i in rows)])
 
     def write(self, folder: Path, swept: Mapping[int, Sequence[Row]]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,9 +44,9 @@ class Page:
         (folder / f"{self.name}.md").write_text("\n".join(self._lines(swept)) + "\n", encoding="utf-8")
 
     @property
-    def volumes(self) -> dict[str, list[float]]:
-        """Hypervolume of each seed's front, by driver."""
-        return {driver: self.searched.volumes(driver) for driver in DRIVERS}
+    def volumes(self) -> dict[tuple[float, str], list[float]]:
+        """Hypervolume of each seed's front, by limit and driver."""
+        return {(b, driver): self.searched.volumes(driver, b) for b in self.case.bits for driver in DRIVERS}
 
     def drop(self, found: Evaluation) -> float:
         """How much worse than the float model `found` is on the test split."""
@@ -56,49 +55,51 @@ class Page:
 
     def _lines(self, swept: Mapping[int, Sequence[Row]]) -> Iterable[str]:
         case, searched = self.case, self.searched
-        runs = searched.runs.values()
         error = self.tests[searched.baseline.assignment].stderr.get(case.shown)
         yield f"# {case.title}: post-training front\n"
         yield f"`scripts/reproduce fronts {self.name}` makes this page. {case.data} {case.note}\n"
+        limits = ", ".join(f"{bits:g}" for bits in case.bits)
         yield (
-            f"Searched: `{case.loss}` (limit: {case.limit}) against `bops`, bit operations (limit: {case.most} of the "
-            f"float model's). Weights: {case.weights}; values: {case.values}. Driver `frontier`, {case.budget} "
-            f"evaluations with float and the controls of the first table, seed "
-            f"{', '.join(map(str, case.seeds))}; random search has the same budget and seeds. No training: ranges by "
-            f"the defaults of the formats; bias correction: {searched.spec.quantization.bias_correction}.\n"
+            f"Searched: `{case.loss}` (limit: {case.limit}) against `weight_bits` and `activation_bits`, each with a "
+            f"limit; a search for each limit of {limits} bits. Weights: {case.weights}; values: {case.values}. Each "
+            f"search has {case.budget} evaluations, float and the controls of the first table among them, seed "
+            f"{', '.join(map(str, case.seeds))}; random search has the same. No training: ranges by the defaults of "
+            f"the formats; bias correction: {searched.spec.quantization.bias_correction}.\n"
         )
         yield (
-            "Bits are averages per element, scales apart: of the weights of convolutions, linear layers and "
-            "recurrences, and of the values that are searched. Memory holds all that is stored, scales too. Bit "
+            "Bits are averages per element: of the weights of convolutions, linear layers and recurrences, and of the "
+            "values that are searched. Scales that are stored with the model are left out, those of rows and blocks "
+            "that are made while it runs are counted. Memory holds all that is stored, scales too. Bit "
             "operations are shares of those of the float model. "
             f"*Drop* is that of `{case.shown}` on the test split against the float model of the same run"
             + (f"; one standard error of the float model's is {error:.4f}.\n" if error else ".\n")
         )
-        yield from self._table(
-            {"float": searched.baseline, **searched.controls}, "## One format for all weights, one for all values\n"
-        )
+        controls = {"float": searched.baseline, **searched.uniform}
+        yield from self._table(controls, "## The same bits everywhere\n")
         said = (
-            f"The best with at most so many bits on average (up to {ROUND} more), of weights and of values, chosen on "
-            "validation data among all that a driver evaluated, controls included.\n"
+            "The best with at most so many bits on average, of weights and of values each, chosen on validation data: "
+            "of the same bits everywhere, and among all that each driver evaluated, which these controls are part "
+            f"of. {' '.join(self._gains())}\n"
         )
         yield from self._table(self.points, "## At 4 and 3 bits\n", said)
         front = {str(i): e for i, e in enumerate(searched.front.members, 1)}
-        yield from self._table(
-            front, "## Front\n", f"At most {case.tested}, evenly spread, were scored on test data.\n"
-        )
+        tested = f" At most {case.tested}, evenly spread, were scored on test data." if case.tested else ""
+        said = f"Of all that `frontier` evaluated, `{case.loss}` against bit operations.{tested}\n"
+        yield from self._table(front, "## Front\n", said)
         yield f"![{case.shown} over bit operations]({self.name}.png)\n"
         yield "## Search\n"
+        yield "Hypervolume over the goals of a search, up to the worst control.\n"
         yield from _markdown(
-            ["driver", "hypervolume of each seed", "mean", "evaluations", "seconds of scoring"],
+            ["bits", "driver", "hypervolume of each seed", f"best validation `{case.loss}`", "seconds of scoring"],
             [
                 [
+                    f"{bits:g}",
                     f"`{driver}`",
                     ", ".join(f"{v:.4f}" for v in volumes),
-                    f"{statistics.mean(volumes):.4f}",
-                    str(sum(len(run) for (by, _), run in searched.runs.items() if by == driver)),
-                    f"{sum(seconds(run) for (by, _), run in searched.runs.items() if by == driver):.0f}",
+                    self._best(driver, bits),
+                    f"{sum(seconds(run) for key, run in searched.runs.items() if key[:2] == (driver, bits)):.0f}",
                 ]
-                for driver, volumes in self.volumes.items()
+                for (bits, driver), volumes in self.volumes.items()
             ],
         )
         if swept:
@@ -106,40 +107,51 @@ class Page:
             yield "Integers, and one change at a time from them, on the validation data of the search.\n"
             yield from _markdown(
                 ["weights", "values", *_SIZES[:3], f"`{case.loss}`", f"`{case.shown}`"],
-                [
-                    [row.weights, row.values, *(f"{b:.2f}" for b in row.bits), *self._scores(row.evaluation)]
-                    for rows in swept.values()
-                    for row in rows
-                ],
+                [[row.weights, row.values, *self._scores(row.evaluation)] for rows in swept.values() for row in rows],
             )
-        took = seconds(e for run in runs for e in run) + seconds(self.tests.values())
+        took = seconds(e for run in searched.runs.values() for e in run) + seconds(self.tests.values())
         took += seconds(row.evaluation for rows in swept.values() for row in rows)
         yield (
             f"{', '.join(f'{name} {text}' for name, text in versions().items())}; {_machine()}; "
             f"{took / 60:.0f} minutes of scoring on one thread, other programs running beside it."
         )
 
+    def _gains(self) -> Iterable[str]:
+        """What `frontier` adds on the test split to the same bits everywhere, and to random search."""
+        for bits in WIDTHS:
+            known = {by: self.points.get(f"{bits} bits, {by}") for by in ("frontier", "uniform", "random")}
+            drops = {by: self.drop(found) for by, found in known.items() if found is not None}
+            if "frontier" in drops:
+                told = [f"{drops[by] - drops['frontier']:+.4f} over {by}" for by in drops if by != "frontier"]
+                yield f"At {bits} bits `frontier` gains {', '.join(told)} in `{self.case.shown}` on the test split."
+
+    def _best(self, driver: str, bits: float) -> str:
+        """Validation loss of the best that the searches within `bits` found, controls included."""
+        runs = (e for key, run in self.searched.runs.items() if key[:2] == (driver, bits) for e in run)
+        best = self.searched.best_within(bits, runs)
+        return "" if best is None else f"{best.measures[self.case.loss]:.4f}"
+
     def _scores(self, evaluation: Evaluation) -> list[str]:
         if evaluation.failure is not None:
-            return ["failed", "", ""]
+            return ["failed", *[""] * 4]
         measures = evaluation.measures
         names = (self.case.loss, self.case.shown)
-        return [f"{measures['memory_bytes'] / 1024:.0f}", *(f"{measures[name]:.4f}" for name in names)]
+        bits = (f"{bits:.2f}" for bits in average_bits(evaluation))
+        return [*bits, f"{measures['memory_bytes'] / 1024:.0f}", *(f"{measures[name]:.4f}" for name in names)]
 
     def _table(self, entries: Mapping[str, Evaluation], *head: str) -> Iterable[str]:
         case, baseline = self.case, self.searched.baseline
         yield from head
         rows = []
         for name, found in entries.items():
-            bits = (f"{b:.2f}" for b in self.searched.bits(found.assignment))
             share = found.measures["bops"] / baseline.measures["bops"]
             test = self.tests.get(found.assignment)
             scored = ["", "", ""]
             if test is not None:
                 loss = "" if case.loss == case.shown else f"{test.measures[case.loss]:.4f}"
                 scored = [loss, f"{test.measures[case.shown]:.4f}", f"{self.drop(found):+.4f}"]
-            memory, *scores = self._scores(found)
-            rows.append([name, *bits, memory, f"{share:.4f}", *scores, *scored])
+            sizes = self._scores(found)
+            rows.append([name, *sizes[:3], f"{share:.4f}", *sizes[3:], *scored])
         measured = [f"{split} `{name}`" for split in ("validation", "test") for name in (case.loss, case.shown)]
         header = ["", *_SIZES, *measured, "drop"]
         if case.loss == case.shown:
@@ -159,8 +171,8 @@ class Page:
         for name, found, style in (
             ("random", searched.found("random"), {"marker": ".", "linestyle": "", "color": "0.7"}),
             (
-                "one format each",
-                list(searched.controls.values()),
+                "the same bits everywhere",
+                list(searched.uniform.values()),
                 {"marker": "s", "linestyle": "", "color": "tab:orange"},
             ),
             ("front", list(searched.front.members), {"marker": "o", "markersize": 4, "color": "tab:blue"}),

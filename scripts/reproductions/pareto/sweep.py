@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pareto.cases import Case
-from pareto.searched import average_bits, everywhere, versions
+from pareto.searched import everywhere, versions
 
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.engine.session import LedgerSession
@@ -25,7 +25,6 @@ class Row:
 
     weights: str
     values: str
-    bits: tuple[float, float]
     evaluation: Evaluation
 
 
@@ -49,8 +48,7 @@ def sweep(case: Case, out: Path) -> dict[int, list[Row]]:
                     assignment = everywhere(problem, weights, values)
                     (evaluation,) = session.evaluate([assignment])
                     shown = f"{weights}, no bias correction" if more else weights
-                    row = Row(shown, values, average_bits(problem, assignment, problem.space.choices), evaluation)
-                    found.setdefault(bits, []).append(row)
+                    found.setdefault(bits, []).append(Row(shown, values, evaluation))
     return found
 
 
