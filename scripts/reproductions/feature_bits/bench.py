@@ -122,7 +122,7 @@ def _points(result: RunResult, problem: ModelProblem, part: Part) -> dict[str, A
     points = {name: _point(e, result.test[e.key], sites) for name, e in chosen.items()}
     for site in (site["name"] for site in sites if part.alone and site["role"] == "feature"):
         pair = [next(iter(problem.evaluate([Assignment.parse({site: part.alone})], of))) for of in SPLITS]
-        points[f"{part.alone} of {site} alone"] = _point(*pair, sites)
+        points[f"{part.alone} at {site} alone"] = _point(*pair, sites)
     return {"float": _point(result.baseline, result.test[result.baseline.key], sites), "points": points}
 
 

@@ -76,7 +76,7 @@ def tables(found: Found, graphs: Sequence[str], models: Sequence[str]) -> tuple[
             for part, outcomes in parts.items():
                 for name in dict.fromkeys(name for outcome in outcomes for name in outcome["points"]):
                     having = [outcome for outcome in outcomes if name in outcome["points"]]
-                    title = PARTS[part].what + TITLES.get(name, f", {name}")
+                    title = f"{PARTS[part].what}{TITLES[name]}" if name in TITLES else name
                     title += f" ({len(having)} trainings)" if len(having) < len(floats) else ""
                     cells, figures[f"{graph} {model} {part} {name}"] = _row(having, name)
                     lines.append(f"| {title} | {' | '.join(cells)} |")
