@@ -14,7 +14,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
 from mpsearch.zoo.neighbours import neighbourhoods
 from mpsearch.zoo.nodes import DATASETS, NETWORKS, classifier
-from mpsearch.zoo.options import one_of, whole
+from mpsearch.zoo.options import factor, one_of, whole, widened
 
 
 class Target(NamedTuple):
@@ -41,6 +41,7 @@ class NodeClassification(Objective):
             `citeseer`, `pubmed`, `amazon-photo`, `amazon-computers`.
         network: `gcn`, `gat` (8 heads) or `agnn`, two layers of messages, trained on first use on the whole graph.
         hidden: features of the hidden layer, in each head of a GAT.
+        width: how many times as many, rounded up.
         fanouts: the most neighbours of a node that are kept, by hop, for example [10, 10]; -1 keeps all.
         batch_size: nodes in a batch where neighbours are sampled.
         seed: of the training.
@@ -53,13 +54,14 @@ class NodeClassification(Objective):
         dataset: str = "digits-knn",
         network: str = "gcn",
         hidden: int = 16,
+        width: float = 1.0,
         fanouts: Sequence[int] | None = None,
         batch_size: int = 256,
         seed: int = 0,
     ) -> None:
         self.dataset = one_of("dataset", dataset, DATASETS)
         self.network = one_of("network", network, NETWORKS)
-        self.hidden = whole("hidden", hidden, least=1)
+        self.hidden = widened(whole("hidden", hidden, least=1), factor("width", width))
         if fanouts is not None and (not isinstance(fanouts, (list, tuple)) or not fanouts):
             raise BadInput(f"objective option fanouts: {fanouts!r} is not a list of numbers, one for each hop.")
         self.fanouts = None if fanouts is None else [whole("fanouts", n, least=-1) for n in fanouts]

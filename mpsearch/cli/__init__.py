@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from mpsearch import __version__
-from mpsearch.cli import look, profile, search, tools
+from mpsearch.cli import export, look, profile, search, tools
 from mpsearch.core.errors import BadInput, MpsearchError
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ for command in (
     search.describe,
     look.front,
     look.compare,
+    export.export,
+    export.verify,
     look.list_,
     look.schema,
     profile.profile,

@@ -85,7 +85,7 @@ def front_table(view: View, points: list[Point]) -> Table:
     table.add_column("key")
     rows = {evaluation.key: str(row) for row, evaluation in enumerate(view.result.front.members)}
     for point in points:
-        names = [point.name] * (point.kind != "mixed") + ["finetuned"] * point.evaluation.is_finetuned
+        names = point.evaluation.traits if point.kind == "mixed" else [point.name]
         names += ["knee"] * point.is_knee
         names += ["does not fit"] * bool(view.lacks(point))
         cells = [rows.get(point.key, ""), point.summary, ", ".join(names)]

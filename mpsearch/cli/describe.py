@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,32 +52,38 @@ def with_accelerators(spec: Spec, names: Sequence[str]) -> Spec:
 
 def show(spec: Spec, as_json: bool, measure: bool) -> None:
     """Print the description. `measure` also evaluates the float model and the narrowest control, for the time."""
+    from mpsearch.engine.variants import build_variants
     from mpsearch.problem.build import build_problem
 
     began = time.perf_counter()
     with set_aside():
-        problem = build_problem(spec)
-        facts, costs = _facts(spec, problem)
+        problems = build_variants(spec, build_problem)
+        facts, costs = _facts(spec, problems)
         if measure:
-            facts |= _expected(spec, problem, time.perf_counter() - began)
+            facts |= _expected(spec, list(problems.values()), time.perf_counter() - began)
     if as_json:
         print_json(facts)
     else:
         _print(facts, costs)
 
 
-def _facts(spec: Spec, problem: Problem) -> tuple[dict[str, Any], Costs]:
+def _facts(spec: Spec, problems: Mapping[str, Problem]) -> tuple[dict[str, Any], Costs]:
+    """Of the base; of other variants their size, and the costs of their controls."""
     from dataclasses import asdict
 
     from mpsearch.core.assignment import Assignment
+    from mpsearch.core.evaluation import BASE, Evaluation
     from mpsearch.engine.controls import controls as controls_of
     from mpsearch.engine.costs import Costs
     from mpsearch.engine.limits import reach
 
-    space = problem.space
-    controls = {"float": Assignment(), **controls_of(space, problem.sites)}
+    def controls_at(problem: Problem) -> dict[str, Assignment]:
+        return {"float": Assignment(), **controls_of(problem.space, problem.sites)}
+
+    problem = problems[BASE]
+    space, controls = problem.space, controls_at(problem)
     compared = dict(list(controls.items())[:2])  # float and the narrowest
-    costs = Costs.of(problem, spec, compared.values())
+    costs = Costs.of(problems, spec, map(Evaluation, compared.values()))
     shares = {
         name: {control: found[assignment.key] for control, assignment in compared.items()}
         for name, found in costs.shares.items()
@@ -101,6 +107,10 @@ def _facts(spec: Spec, problem: Problem) -> tuple[dict[str, Any], Costs]:
         ],
         "size": space.size,
         "limits": list(problem.limits),
+        "variants": {
+            name: {"size": p.space.size, "costs": {n: p.costs(a) for n, a in controls_at(p).items()}}
+            for name, p in problems.items()
+        },
         "costs": {name: problem.costs(assignment) for name, assignment in controls.items()},
         "range": {name: {"least": low, "most": high} for name, (low, high) in reach(problem).items()},
         "arena_bytes": {name: problem.arena_bytes(assignment) for name, assignment in controls.items()},
@@ -111,18 +121,19 @@ def _facts(spec: Spec, problem: Problem) -> tuple[dict[str, Any], Costs]:
     }, costs
 
 
-def _expected(spec: Spec, problem: Problem, build_s: float) -> dict[str, Any]:
+def _expected(spec: Spec, problems: Sequence[Problem], build_s: float) -> dict[str, Any]:
     """Time and memory a run would take. Evaluations are timed cold, so the time is an upper bound."""
     import resource
 
     from mpsearch.core.assignment import Assignment
 
     seconds = []
-    for assignment in (Assignment(), *list(problem.space.uniform().values())[:1]):
-        problem.forget()
-        seconds.append(next(iter(problem.evaluate([assignment]))).seconds)
+    for problem in problems:
+        for assignment in (Assignment(), *list(problem.space.uniform().values())[:1]):
+            problem.forget()
+            seconds.append(next(iter(problem.evaluate([assignment]))).seconds)
     budget = spec.driver.budget
-    evaluations = None if budget is None else min(budget, problem.space.size + 1)
+    evaluations = None if budget is None else min(budget, sum(p.space.size + 1 for p in problems))
     return {
         "build_s": round(build_s, 2),
         "evaluation_s": round(max(seconds), 4),
@@ -141,6 +152,8 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     _print_sites(screen, facts)
     screen.print(f"\n{len(facts['choices'])} choices, {facts['size']:.3g} assignments\n")
     _print_costs(screen, facts, costs)
+    if len(facts["variants"]) > 1:
+        _print_variants(screen, facts["variants"], costs)
     planned = [(name, arena) for name, arena in facts["arena_bytes"].items() if arena is not None][:2]
     if planned:
         laid = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned)
@@ -195,6 +208,23 @@ def _print_costs(screen: Console, facts: dict[str, Any], costs: Costs) -> None:
         controls = [facts["costs"][control][name] for control in (*uniform, floats)]
         values = [reached.get("least"), *controls, reached.get("most")]
         table.add_row(costs.labelled(name), *("" if value is None else number(name, value) for value in values))
+    screen.print(table)
+    screen.print()
+
+
+def _print_variants(screen: Console, variants: dict[str, Any], costs: Costs) -> None:
+    """A row per cost: the float model and the narrowest control of each variant."""
+    from rich.table import Table
+
+    from mpsearch.engine.measures import number
+
+    shown = {f"{name} {c}": of["costs"][c] for name, of in variants.items() for c in list(of["costs"])[:2]}
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("variants", overflow="fold")
+    for column in shown:
+        table.add_column(column, justify="right", overflow="fold")
+    for name in next(iter(shown.values())):
+        table.add_row(costs.labelled(name), *(number(name, found[name]) for found in shown.values()))
     screen.print(table)
     screen.print()
 

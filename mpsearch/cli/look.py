@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,27 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpsearch.cli.common import console, find_run, front_table, print_json, say, stacked
-from mpsearch.core.errors import BadInput, NothingFeasible, nearest
+from mpsearch.cli.picking import PICK_HELP, WHERE_HELP, front_where, picked
+from mpsearch.core.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from mpsearch.core.evaluation import Evaluation
-    from mpsearch.engine.result import RunResult
     from mpsearch.engine.views import View
 
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-_WHERE = re.compile(r"\s*(?P<name>[^<>=\s]+)\s*(?P<limit>(<=|>=).*)")
-_PICK = re.compile(r"(?P<word>best|cheapest):(?P<goal>.+)")
 
 
 def front(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the start of a name in runs/.")],
     where: Annotated[
         list[str] | None,
-        typer.Option(help="Only members with, for example, 'memory_bytes<=200000' or 'latency_s<=1e-3'. Repeatable."),
+        typer.Option(help=WHERE_HELP),
     ] = None,
-    pick: Annotated[
-        str | None, typer.Option(help="One member: knee, best:GOAL, cheapest:GOAL, key:PREFIX or its row.")
-    ] = None,
+    pick: Annotated[str | None, typer.Option(help=PICK_HELP)] = None,
     plot: Annotated[
         Path | None,
         typer.Option(help="Draw where the costs of the picked member (or the knee) come from: FILE.html or FILE.png."),
@@ -39,52 +34,35 @@ def front(
     as_json: JsonOption = False,
 ) -> None:
     """Show the Pareto front of a run, or one member of it with its formats."""
-    from mpsearch.core.front import Front
     from mpsearch.engine.folder import front_document
     from mpsearch.engine.formats import shares, uses
     from mpsearch.engine.load import load_result
     from mpsearch.engine.views import View
 
     result = load_result(find_run(run))
-    members = tuple(e for e in result.front.members if _meets(e, where or [], result))
-    if result.front.members and not members:
-        raise NothingFeasible(f"no member of the front meets {' and '.join(where or [])}.")
-    kept = Front(result.front.goals, members)
-    picked = kept.pick(_in_full(pick, result)) if pick is not None else None
+    kept = front_where(result, where or [])
+    one = None if pick is None else picked(result, where or [], pick)
     view = View.of(result)
     if plot is not None:
-        _draw(view, picked or (kept.knee() if kept.members else None), plot)
-    chosen = {picked.key} if picked else {e.key for e in members}
+        _draw(view, one or (kept.knee() if kept.members else None), plot)
+    chosen = {one.key} if one else {e.key for e in kept.members}
     document = front_document(result)
     document["members"] = [member for member in document["members"] if member["key"] in chosen]
     found = uses(view)
     if as_json:
-        print_json(document["members"][0] if picked else document | {"formats": [asdict(use) for use in found]})
+        print_json(document["members"][0] if one else document | {"formats": [asdict(use) for use in found]})
         return
     screen = console()
-    rows = [point for point in view.shown() if point.key in chosen or (picked is None and not point.on_front)]
+    rows = [point for point in view.shown() if point.key in chosen or (one is None and not point.on_front)]
     screen.print(front_table(view, rows))
-    if not picked:
+    if not one:
         for line in shares(found):
             screen.print(line, soft_wrap=True)
-    if picked:
+    if one:
         for site, text in document["members"][0]["assignment"].items():
             screen.print(f"{text:12} {site}", soft_wrap=True)
     if not result.front.members:
         say("mpsearch: nothing meets the limits; shown are the nearest.")
-
-
-def _in_full(pick: str, result: RunResult) -> str:
-    """`best:latency_s` as `best:latency_s@nvidia-t4`, where one accelerator alone is a goal of it."""
-    from mpsearch.engine.measures import meant
-
-    match = _PICK.fullmatch(pick)
-    if match is None:
-        return pick
-    try:
-        return f"{match['word']}:{meant(match['goal'], [goal.name for goal in result.front.goals])}"
-    except BadInput as error:
-        raise BadInput(f"--pick {pick!r}: {error}") from None
 
 
 def _draw(view: View, picked: Evaluation | None, path: Path) -> None:
@@ -103,24 +81,6 @@ def _draw(view: View, picked: Evaluation | None, path: Path) -> None:
         folder = view.result.folder
         say(f"mpsearch: {folder / FILE} tells of no costs, so only bits are drawn; mpsearch resume {folder} writes it.")
     say(f"mpsearch: {path}")
-
-
-def _meets(evaluation: Evaluation, conditions: list[str], result: RunResult) -> bool:
-    from mpsearch.core.goal import Goal, Limit
-    from mpsearch.engine.measures import meant
-
-    for text in conditions:
-        match = _WHERE.fullmatch(text)
-        if match is None:
-            raise BadInput(f"--where {text!r} is not understood; write for example 'memory_bytes<=200000'.")
-        try:
-            name = meant(match["name"], evaluation.measures)
-        except BadInput as error:
-            raise BadInput(f"--where {text!r}: {error}") from None
-        goal = Goal(name, limit=Limit.parse(match["limit"]))
-        if goal.excess(evaluation.measures, result.baseline.measures) > 0:
-            return False
-    return True
 
 
 def compare(
@@ -165,10 +125,12 @@ def compare(
 
 
 def list_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="spaces, drivers, quantizers, objectives, accelerators.")],
+    kind: Annotated[
+        str, typer.Argument(metavar="KIND", help="spaces, drivers, quantizers, learners, objectives, accelerators.")
+    ],
     as_json: JsonOption = False,
 ) -> None:
-    """List what can be named: spaces, drivers, quantizers, objectives or accelerators."""
+    """List what can be named: spaces, drivers, quantizers, learners, objectives or accelerators."""
     from mpsearch.spec import find, registry
 
     if kind == "accelerators":
@@ -179,6 +141,7 @@ def list_(
         "objectives": lambda: find.names("objectives"),
         "drivers": lambda: ["auto", *registry.names("drivers")],
         "quantizers": lambda: registry.names("quantizers"),
+        "learners": lambda: registry.names("learners"),
     }
     if kind not in kinds:
         raise BadInput(f"unknown kind {kind!r}.{nearest(kind, [*kinds, 'accelerators'])}")

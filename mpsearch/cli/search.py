@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mpsearch.cli.common import RUNS, console, find_run, front_table, print_json, say, set_aside
-from mpsearch.core.errors import BadInput, MpsearchError, NothingFeasible
+from mpsearch.core.errors import BadInput, MpsearchError, NothingFeasible, nearest
 
 if TYPE_CHECKING:
+    from mpsearch.engine.pool import PoolOptions
     from mpsearch.engine.result import RunResult
     from mpsearch.engine.stop import Stop
     from mpsearch.spec.schema import Spec
@@ -25,6 +27,15 @@ SetOption = Annotated[
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")
+]
+PoolOption = Annotated[str, typer.Option(help="Where to evaluate: serial (this process) or ray (workers).")]
+WorkersOption = Annotated[int | None, typer.Option(help="Of --pool ray. Default: the CPUs of this machine.")]
+AddressOption = Annotated[
+    str | None, typer.Option(help="Of --pool ray: a running cluster (HOST:6379, auto). Default: Ray on this machine.")
+]
+TimeoutOption = Annotated[
+    str | None,
+    typer.Option(help="Of --pool ray, for one evaluation: 90s, 10m. A worker that takes longer is replaced."),
 ]
 
 
@@ -43,6 +54,10 @@ def run(
     threads: Annotated[
         int | None, typer.Option(help="CPU threads; by default one, or all cores for a large model.")
     ] = None,
+    pool: PoolOption = "serial",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    timeout: TimeoutOption = None,
     tracking_uri: Annotated[
         str | None, typer.Option(help="MLflow store. Default: SQLite in the working directory.")
     ] = None,
@@ -65,6 +80,7 @@ def run(
         raise BadInput("--out and --resume-or-start exclude each other.")
     if no_tracking and (tracking_uri or require_tracking):
         raise BadInput("--no-tracking excludes --tracking-uri and --require-tracking.")
+    where = _pool(pool, workers, address, timeout)
     flags: list[str | Override] = [*(set_ or ())]
 
     def flag(where: str, value: Any, text: str) -> None:
@@ -99,21 +115,26 @@ def run(
     folder = out or resume_or_start or RUNS / _name(spec)
     if resume_or_start is not None and Folder(folder).has_run:
         _refuse_another_spec(folder, spec)
-        _sit(lambda stop: engine.resume(folder, stop=stop), as_json)
+        _sit(lambda stop: engine.resume(folder, pool=where, stop=stop), as_json)
     else:
         say(f"mpsearch: {spec.resolved.space_file if spec.resolved else space} -> {folder}")
-        _sit(lambda stop: engine.run(spec, folder, stop=stop), as_json)
+        _sit(lambda stop: engine.run(spec, folder, pool=where, stop=stop), as_json)
 
 
 def resume(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the start of a name in runs/.")],
+    pool: PoolOption = "serial",
+    workers: WorkersOption = None,
+    address: AddressOption = None,
+    timeout: TimeoutOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a run that was stopped or killed; nothing is evaluated twice."""
     from mpsearch.engine import run as engine
 
+    where = _pool(pool, workers, address, timeout)
     folder = find_run(run)
-    _sit(lambda stop: engine.resume(folder, stop=stop), as_json)
+    _sit(lambda stop: engine.resume(folder, pool=where, stop=stop), as_json)
 
 
 def describe(
@@ -132,6 +153,27 @@ def describe(
     with set_aside():
         spec = with_accelerators(load_spec(space, set_ or ()), accelerator or ())
     show(spec, as_json, measure=False)
+
+
+def _pool(pool: str, workers: int | None, address: str | None, timeout: str | None) -> PoolOptions | None:
+    """What the options of a pool amount to; None for this process."""
+    from mpsearch.engine.pool import PoolOptions
+    from mpsearch.spec.texts import parse_time_s
+
+    if pool not in ("serial", "ray"):
+        raise BadInput(f"--pool {pool}: unknown.{nearest(pool, ['serial', 'ray'])}")
+    given = {"--workers": workers, "--address": address, "--timeout": timeout}
+    if pool == "serial":
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise BadInput(f"{' and '.join(extra)} belongs to --pool ray; add it.")
+        return None
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers {workers}: at least 1.")
+    try:
+        timeout_s = None if timeout is None else parse_time_s(timeout)
+    except ValueError as error:
+        raise BadInput(f"--timeout: {error}") from None
+    return PoolOptions(workers or len(os.sched_getaffinity(0)), address, timeout_s)
 
 
 def _name(spec: Spec) -> str:

@@ -5,7 +5,8 @@
     ├── ObjectiveFailed     3   the objective cannot be trusted (baseline fails, is not deterministic, ...)
     │   └── Diverged            a training gave NaN or infinity
     ├── NothingFeasible     4   no assignment meets the limits; the nearest are kept
-    └── OutOfResources      5   disk, workers or a required tracking server
+    ├── OutOfResources      5   disk, workers or a required tracking server
+    └── NotReproduced       6   what was measured again is not what was said
 
 A single failing evaluation is not an exception: it is an `Evaluation` with a `failure`.
 """
@@ -56,6 +57,12 @@ class OutOfResources(MpsearchError):
     """The disk is full, workers are gone, or a tracking server that was required does not answer."""
 
     exit_code = 5
+
+
+class NotReproduced(MpsearchError):
+    """A number that a run claims is not found again."""
+
+    exit_code = 6
 
 
 def nearest(name: str, allowed: Iterable[str]) -> str:

@@ -9,6 +9,11 @@ from dataclasses import dataclass, field
 from mpsearch.core.assignment import Assignment
 
 Identity = tuple[str, str, str | None, str, float]
+FINETUNING = "finetune"
+"""Who asks for what is trained once the search is over."""
+
+BASE = "base"
+"""The variant that limits refer to; the only one unless a space has several."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +35,10 @@ class Evaluation:
         split: `validation` or `test`.
         fidelity: share of the split's batches that was scored, in (0, 1].
         n: samples scored.
-        variant: shape of the model (its width), `base` unless the space varies it.
+        variant: shape of the model: `width=2`, say, or `base`.
         recipe: digest of the finetuning, None for post-training quantization.
-        asked_by: `baseline`, the uniform control's name (`uniform 4`), `start` or the driver's name.
+        asked_by: `baseline` (the float model of another variant is `float`), the uniform control's name (`uniform 4`),
+            `start`, the driver's name, or `finetune`.
         seconds: wall time the evaluation took, costs included.
     """
 
@@ -42,7 +48,7 @@ class Evaluation:
     split: str = "validation"
     fidelity: float = 1.0
     n: int = 0
-    variant: str = "base"
+    variant: str = BASE
     recipe: str | None = None
     asked_by: str = ""
     seconds: float = 0.0
@@ -50,8 +56,11 @@ class Evaluation:
 
     @property
     def key(self) -> str:
-        """Digest of the assignment, and of the recipe where it was finetuned: another member, with other weights."""
-        return self.assignment.key if self.recipe is None else finetuned_key(self.assignment, self.recipe)
+        """16 hexadecimal digits that name the member: assignment, variant, and recipe where it was finetuned."""
+        own = [part for part in (self.variant, self.recipe) if part not in (BASE, None)]
+        if not own:
+            return self.assignment.key
+        return hashlib.sha256(" ".join([self.assignment.key, *map(str, own)]).encode()).hexdigest()[:16]
 
     @property
     def is_full(self) -> bool:
@@ -64,11 +73,16 @@ class Evaluation:
         return self.recipe is not None
 
     @property
+    def traits(self) -> list[str]:
+        """What tells members of one assignment apart, for people: `width=2`, `finetuned`; none of most."""
+        return [self.variant] * (self.variant != BASE) + ["finetuned"] * self.is_finetuned
+
+    @property
+    def is_searched(self) -> bool:
+        """Whether the search asked for it, and not the finetuning after it."""
+        return self.asked_by != FINETUNING
+
+    @property
     def identity(self) -> Identity:
         """Two evaluations of the same identity are the same measurement."""
         return (self.variant, self.key, self.recipe, self.split, self.fidelity)
-
-
-def finetuned_key(assignment: Assignment, recipe: str) -> str:
-    """16 hexadecimal digits that identify `assignment` after a training by `recipe`, its digest."""
-    return hashlib.sha256(f"{assignment.key} {recipe}".encode()).hexdigest()[:16]

@@ -19,6 +19,8 @@ class Width:
             with another one can be taken bit by bit.
         code: what it is stored as, where only kernels made for that multiply it as it lies; empty where its code is the
             number.
+        density: share of the numbers that is not zero, where the places of zeros are settled beforehand.
+        group: how many consecutive numbers of a sum have that share each; 0 where zeros lie anywhere.
     """
 
     bits: int
@@ -26,6 +28,8 @@ class Width:
     significant: float = 0
     is_binary: bool = False
     code: str = ""
+    density: float = 1.0
+    group: int = 0
 
     def __post_init__(self) -> None:
         if not self.significant:
@@ -40,6 +44,16 @@ class Width:
     def is_float(self) -> bool:
         """Whether it is a floating-point number."""
         return self.kind != "int"
+
+    @property
+    def stored_bits(self) -> float:
+        """Of one number as it lies in memory: where groups have zeros, of what is kept, and of its places."""
+        return self.density * (self.bits + (self.group - 1).bit_length()) if self.group else self.bits
+
+    @property
+    def dense(self) -> Width:
+        """The same for a multiplier that takes zeros as it takes other numbers."""
+        return self if self.density == 1 else Width(self.bits, self.kind)
 
     @property
     def shift(self) -> int:

@@ -1,7 +1,8 @@
 """Memory of message passing on a graph, in bits, in the definitions of SGQuant (Feng et al., arXiv 2007.05100).
 
-* `mem_embed`: features that enter each layer, and one attention coefficient per edge and head. What is gathered to
-  edges is not counted again. The measure `feature_bytes` is this, of the sites of a model.
+* `mem_embed`: features that enter each layer, and one attention coefficient per edge and head, or its score where
+  that alone has a format. What is gathered to edges is not counted again. The measure `feature_bytes` is this, of the
+  sites of a model.
 * `mem_notes`: what the authors' code counts: features before and after the linear map, both gathered to the edges, and
   three edge values per head; no weights. The measure `notes_bytes` is this, of the layers of a model with a
   softmax over edges: `mem_notes` itself where a layer has one width for all of it.
@@ -20,7 +21,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
-from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, memory_parts, part, value_bytes
+from mpsearch.cost.memory import Packed, PackedAt, Parameter, Value, feature, memory_parts, part, value_bytes
 from mpsearch.cost.model import Measure
 from mpsearch.cost.sums import Part, Sum
 from mpsearch.cost.workload import Held
@@ -157,7 +158,7 @@ def graph_measures(
         return {}
     nodes, given = structure.nodes, structure.edges
     stored = memory_parts(parameters, values, packed)
-    features = [part(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
+    features = [feature(v, packed, lambda value, taken: 8 * value_bytes(value, taken)) for v in values if v.is_feature]
     edges = Part("(structure)", (), lambda _: csr_bits(nodes, given) + 32 * structure.weights)
     parts = [*stored, *features, edges]
     if bins := [value.bin for value in values if value.bin is not None]:

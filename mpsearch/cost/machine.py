@@ -9,7 +9,8 @@ from pathlib import Path
 from pydantic import Field
 
 from mpsearch.spec.card import Whole
-from mpsearch.spec.schema import Part, Text
+from mpsearch.spec.schema import Part
+from mpsearch.spec.texts import Text
 
 PACKAGES = ("onnxruntime", "torch")
 _FLAGS = (

@@ -66,6 +66,7 @@ class Value(Held):
             many elements, and is read for the last time by what makes this one. None where there is none.
         bin: the nodes whose rows these are; None for all. Rows of a bin begin on bytes: they are found one by one.
         is_depthwise: whether a depthwise convolution makes it, which few runtimes do in place.
+        score: of an attention, what its softmax is taken of, where that has a choice; else None.
     """
 
     born: int = 0
@@ -74,6 +75,7 @@ class Value(Held):
     overwrites: int | None = None
     is_depthwise: bool = False
     bin: Bin | None = None
+    score: Value | None = None
 
 
 def memory_measures(
@@ -86,7 +88,8 @@ def memory_measures(
     * `weight_bits`: code bits per element of the conv, linear and recurrent weights, scales apart.
     * `activation_sum_bytes`: all values. `activation_peak_bytes`: those held at the worst step, where an activation
       function overwrites what it alone reads and nothing else does.
-    * `feature_bytes`: node features and attention of a GNN: the `mem_embed` of `mpsearch.cost.graph_memory`.
+    * `feature_bytes`: node features and attention of a GNN: the `mem_embed` of `mpsearch.cost.graph_memory`. Of
+      attention whatever the aggregation reads: see `feature`.
 
     Args:
         packed: what a site takes in a format other than fp32.
@@ -100,7 +103,7 @@ def memory_measures(
     measures["activation_sum_bytes"] = Sum(sizes)
     if knows_lifetimes:
         measures["activation_peak_bytes"] = Peak(sizes, held_together(values, lambda _: False))
-    if features := [size for size, value in zip(sizes, values, strict=True) if value.is_feature]:
+    if features := [feature(value, packed, value_bytes) for value in values if value.is_feature]:
         measures["feature_bytes"] = Sum(features)
     return measures
 
@@ -132,6 +135,24 @@ def part(held: T, packed: PackedAt, units: Callable[[T, Packed | None], int]) ->
         return units(held, None if formats[0] == FP32 else packed(site, formats[0]))
 
     return Part(held.name, (site,), at)
+
+
+def feature(value: Value, packed: PackedAt, units: Callable[[Value, Packed | None], int]) -> Part:
+    """What a node feature or an attention costs.
+
+    Attention without a format costs what its score does: the aggregation reads codes of scores, and divides by the
+    running sum of their exponentials, as kernels of fused attention do (Dao et al., arXiv 2205.14135). With a format
+    of its own the coefficients are stored, and read.
+    """
+    own, score = value.site, value.score
+    if score is None or own is None or score.site is None:
+        return part(value, packed, units)
+    of_score = part(score, packed, units)
+
+    def at(formats: tuple[Format, ...]) -> int:
+        return of_score(formats[1:]) if formats[0] == FP32 else units(value, packed(own, formats[0]))
+
+    return Part(value.name, (own, score.site), at)
 
 
 def memory_parts(parameters: Sequence[Parameter], values: Sequence[Value], packed: PackedAt) -> list[Part]:

@@ -143,7 +143,7 @@ def _asked(accelerator: Accelerator, workload: Workload, space: Space) -> Iterat
                     widths[1 - i],
                     accelerator.promote(kernel.kind, widths[i], widths[i])[i],
                     runs[i],
-                    seconds(formats) < seconds(wider),
+                    runs[i].density == 1 and seconds(formats) < seconds(wider),
                     seconds(formats) < seconds(plain),
                     _beaten_by(seconds, choices, formats, i),
                 )
@@ -196,7 +196,7 @@ def _codes(workload: Workload) -> PackedAt:
     elements = {held.site: held.elements for held in workload.tensors}
 
     def packed(site: str, fmt: Format) -> Packed:
-        bits = ceil(elements[site] * fmt.bits)
+        bits = ceil(elements[site] * (width(fmt).stored_bits if width(fmt).group else fmt.bits))
         return Packed(bits, bits, 0)
 
     return packed

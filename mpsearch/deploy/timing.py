@@ -154,6 +154,7 @@ def _child(folder: Path, limit_s: float, tell: Callable[[int], None]) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
     with (folder / "stderr").open("wb") as errors:
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment)
+        assert child.stdout is not None
         late = threading.Event()
 
         def end() -> None:
@@ -163,7 +164,6 @@ def _child(folder: Path, limit_s: float, tell: Callable[[int], None]) -> None:
         timer = threading.Timer(limit_s, end)
         timer.start()
         try:
-            assert child.stdout is not None
             for line in child.stdout:
                 tell(int(line))
             child.wait()
@@ -171,6 +171,7 @@ def _child(folder: Path, limit_s: float, tell: Callable[[int], None]) -> None:
             timer.cancel()
             child.kill()
             child.wait()
+            child.stdout.close()
     if late.is_set():
         raise _Crash(f"it took over {limit_s:.0f} s")
     if child.returncode != 0 or not (folder / "ANSWER.json").exists():

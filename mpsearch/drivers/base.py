@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.goal import Goal
 from mpsearch.core.space import Space
 from mpsearch.problem.base import Problem
+from mpsearch.spec.schema import Recipe
 
 
 class SearchOver(Exception):
@@ -31,6 +32,11 @@ class Session(ABC):
         """Full validation evaluations so far, in ledger order, float and uniform controls first."""
 
     @property
+    def baseline(self) -> Mapping[str, float]:
+        """Measures of the float model that limits refer to."""
+        return self.evaluations[0].measures
+
+    @property
     @abstractmethod
     def budget_left(self) -> int | None:
         """Distinct evaluations that may still be made; None if only time limits the run."""
@@ -45,13 +51,22 @@ class Session(ABC):
         after recording what the budget still allowed; a driver needs no other stopping rule.
         """
 
+    def learn(self, recipe: Recipe, start: Assignment, label: str = "") -> Evaluation:
+        """Train from `start` by `recipe`, and score what it ends as: maybe another assignment, with its weights.
+
+        One evaluation of the budget. What the ledger holds costs nothing; a training that was interrupted goes on from
+        its last epoch, and one that has begun is not ended by time. One that diverges is a failure, at `start`.
+        Raises `SearchOver` as `evaluate` does. A driver that trains asks `problem.require_training` in its `check`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} trains nothing ({recipe.method}, {start.key}, {label}).")
+
     def forbids(self, assignment: Assignment) -> bool:
         """Whether a limit on a cost rules `assignment` out, which arithmetic tells before any forward pass."""
         limited = [goal for goal in self.goals if goal.limit is not None]
         if not limited:
             return False
-        costs, baseline = self.problem.costs(assignment), self.evaluations[0].measures
-        return any(goal.excess(costs, baseline) > 0 for goal in limited if goal.name in costs)
+        costs = self.problem.costs(assignment)
+        return any(goal.excess(costs, self.baseline) > 0 for goal in limited if goal.name in costs)
 
 
 class Driver(ABC):

@@ -121,10 +121,10 @@ def points(session: Session, scores: Scores, most: int) -> list[Assignment]:
     At most so many points; a front against a single sum comes whole. A site without scores adds nothing; a choice adds
     up over its sites. Raises `NothingFeasible` where no assignment is within the limits of the costs.
     """
-    goals, baseline = cost_goals(session), session.evaluations[0].measures
+    goals = cost_goals(session)
     costs = [cost for goal in goals if (cost := session.problem.cost(goal.name)) is not None]
     limits = [
-        goal.limit.bound(baseline[goal.name]) if goal.limit is not None and goal.limit.sense == "<=" else None
+        goal.limit.bound(session.baseline[goal.name]) if goal.limit is not None and goal.limit.sense == "<=" else None
         for goal in goals
     ]
     rows = [

@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
+from mpsearch.core.evaluation import BASE, Evaluation
 from mpsearch.cost.accelerators.base import Capacity
 from mpsearch.engine.capacity import narrowest
 from mpsearch.engine.measures import is_cost, split
@@ -73,7 +73,7 @@ class Costs:
         notes: which widths run as wider ones, and what does not fit into a memory, one sentence each.
         devices: that the goals name.
         samples: scored of the batch that latency, energy and activations are of; None where not known.
-        shares: by measure and key of the assignment, what each site or operation adds, in the unit of the measure.
+        shares: by measure and key of the evaluation, what each site or operation adds, in the unit of the measure.
     """
 
     status: Mapping[str, str] = field(default_factory=dict)
@@ -83,16 +83,26 @@ class Costs:
     shares: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, problem: Problem, spec: Spec, assignments: Iterable[Assignment]) -> Costs:
-        """Of the goals of `spec` that are costs, and of `memory_bytes`, at each of `assignments`."""
-        wanted = {a.key: a for a in assignments}
+    def of(cls, problems: Mapping[str, Problem], spec: Spec, evaluations: Iterable[Evaluation]) -> Costs:
+        """Of the goals of `spec` that are costs, and of `memory_bytes`, at each of `evaluations`.
+
+        Args:
+            problems: by variant.
+        """
+        wanted = {e.key: e for e in evaluations}
         names = dict.fromkeys([*(g.measure for g in spec.goals if is_cost(g.measure)), _ALWAYS])
-        shares = {name: {key: problem.shares(name, a) for key, a in wanted.items()} for name in names}
+        shares = {
+            name: {key: problems[e.variant].shares(name, e.assignment) for key, e in wanted.items()} for name in names
+        }
         known = {name: found for name, found in shares.items() if any(found.values())}
-        samples = problem.batch_sizes[0] if problem.batch_sizes else None
-        devices = _devices(spec)
-        lacking = [note for device in devices for note in narrowest(problem, device.name, device.capacities, samples)]
-        return cls(dict(problem.status), (*problem.notes, *lacking), devices, samples, known)
+        base, devices = problems[BASE], _devices(spec)
+        samples = base.batch_sizes[0] if base.batch_sizes else None
+        notes: dict[str, None] = {}
+        for variant, problem in problems.items():
+            fits = [note for device in devices for note in narrowest(problem, device.name, device.capacities, samples)]
+            whose = "" if variant == BASE else f"{variant}: "
+            notes |= dict.fromkeys([*problem.notes, *(whose + note for note in fits)])
+        return cls(dict(base.status), tuple(notes), devices, samples, known)
 
     @classmethod
     def read(cls, folder: Path) -> Costs:

@@ -1,90 +1,32 @@
-"""After a search: the most promising assignments are trained, and scored like everything else.
-
-The weights of a member lie in `members/KEY/weights.safetensors` before its line is in the ledger, so a run that was
-killed trains again at most the one that was in training, and from its seed comes to the same weights.
-"""
+"""After a search: the most promising assignments are trained, and scored like everything else."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from collections.abc import Mapping
 
 import numpy as np
 
-from mpsearch.core.assignment import Assignment
-from mpsearch.core.errors import Diverged, ObjectiveFailed
-from mpsearch.core.evaluation import Evaluation, Failure, finetuned_key
+from mpsearch.core.evaluation import Evaluation
 from mpsearch.core.front import Front, Scale, hypervolume
 from mpsearch.core.goal import Goal
-from mpsearch.engine.folder import Folder
 from mpsearch.engine.measures import is_cost
 from mpsearch.engine.result import RunResult
-from mpsearch.engine.session import FLOAT, LedgerSession
-from mpsearch.problem.base import Problem, Step
+from mpsearch.engine.session import LedgerSession
 from mpsearch.spec.schema import FinetuneSpec
 
 log = logging.getLogger("mpsearch.run")
-ASKED_BY = "finetune"
-"""Who asks for a finetuned member, in the ledger."""
-
-Show = Callable[[int, int, Step], object]
-"""Is told which member of how many is trained, and where its training is."""
 
 
-class Finetuning:
-    """The trainings of one run.
+def finetune_promising(sessions: Mapping[str, LedgerSession], spec: FinetuneSpec, found: RunResult) -> None:
+    """Finetune the most promising assignments of a search, each in the session of its variant.
 
-    Args:
-        session: of the run, after its search.
-        problem: trains and scores.
-        files: of the run.
-        spec: how many, and the recipe.
-        show: of progress.
+    What the ledger knows is not trained again.
     """
-
-    def __init__(
-        self, session: LedgerSession, problem: Problem, files: Folder, spec: FinetuneSpec, show: Show | None = None
-    ) -> None:
-        self._session, self._problem, self._files, self._show = session, problem, files, show
-        self._top, self._recipe = spec.top, spec.recipe
-        costs = problem.costs(FLOAT)
-        self._goal = next((goal for goal in session.goals if goal.name not in costs), None)
-
-    def run(self, found: RunResult) -> None:
-        """Finetune the most promising assignments of a search; what the ledger knows is not trained again."""
-        chosen = promising(found, self._top)
-        log.info("finetuning %s assignments by recipe %s", len(chosen), self._recipe.digest)
-        for number, evaluation in enumerate(chosen, start=1):
-            asked = Evaluation(evaluation.assignment, recipe=self._recipe.digest, asked_by=ASKED_BY)
-            self._session.record(asked, partial(self._made, number, len(chosen)))
-
-    def score(self, asked: Evaluation) -> Evaluation:
-        """`asked` on its split, trained first where its weights are not there any more."""
-        weights = self._files.member_weights(asked.key)
-        if not weights.is_file():
-            self._train(asked.assignment, 1, 1)
-        return self._problem.evaluate_finetuned(weights, asked.split)
-
-    def _made(self, number: int, of: int, asked: Evaluation) -> Evaluation:
-        try:
-            if not self._files.member_weights(asked.key).is_file():
-                self._train(asked.assignment, number, of)
-            return self.score(asked)
-        except ObjectiveFailed as error:
-            return replace(asked, failure=Failure("nan" if isinstance(error, Diverged) else "error", str(error)))
-
-    def _train(self, assignment: Assignment, number: int, of: int) -> None:
-        def watch(step: Step) -> None:
-            self._session.refuse_after_signal()
-            if self._show is not None:
-                self._show(number, of, step)
-
-        trained = self._problem.finetune(assignment, self._recipe, self._session.seed, self._goal, watch)
-        path = self._files.member_weights(finetuned_key(assignment, self._recipe.digest))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._files.write(path, trained.save)
+    chosen = promising(found, spec.top)
+    log.info("finetuning %s assignments by recipe %s", len(chosen), spec.recipe.digest)
+    for number, evaluation in enumerate(chosen, start=1):
+        sessions[evaluation.variant].finetune(spec.recipe, evaluation.assignment, f"{number}/{len(chosen)}")
 
 
 def promising(found: RunResult, top: int) -> list[Evaluation]:
@@ -94,10 +36,10 @@ def promising(found: RunResult, top: int) -> list[Evaluation]:
     Where there are more, the ones that together have the largest hypervolume, added one by one.
     """
     goals = [Goal(g.name, g.maximise, g.limit if is_cost(g.name) else None) for g in found.front.goals]
-    searched = [e for e in found.evaluations if not e.is_finetuned and e.assignment]
-    front = Front.of(searched, goals, found.baseline.measures).members
+    searched = [e for e in found.evaluations if e.is_searched and e.assignment]
+    front = list({e.assignment: e for e in Front.of(searched, goals, found.baseline.measures).members}.values())
     if len(front) <= top:
-        return list(front)
+        return front
     losses = Scale.of(front, front, goals).losses(front) / 1.1  # the worst of each goal still counts a little
     chosen: list[int] = []
     while len(chosen) < top:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpsearch.core.errors import BadInput, OutOfResources
-from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.evaluation import BASE, Evaluation
 from mpsearch.core.front import is_feasible
 from mpsearch.engine.costs import FILE as COSTS_FILE
 from mpsearch.engine.costs import Costs
@@ -23,7 +23,7 @@ FRONT_SCHEMA = "mpsearch.front/1"
 
 @dataclass(frozen=True)
 class Folder:
-    """Paths in a run folder. Besides these it holds pictures (.html, .png), `report.md` and `members/`."""
+    """Paths in a run folder. Besides these it holds pictures (.html, .png), `report.md`, `members/` and `variants/`."""
 
     path: Path
 
@@ -42,14 +42,26 @@ class Folder:
         """The float weights, where they were trained for the run."""
         return self.path / "weights.safetensors"
 
+    def of(self, variant: str) -> Folder:
+        """Where float weights and sites of a variant lie: those of the base in the run folder itself."""
+        return self if variant == BASE else Folder(self.path / "variants" / variant)
+
     @property
     def scores(self) -> Path:
         """Folder of the scores of single samples that a race compares with; they can be made again."""
         return self.path / "scores"
 
     def member_weights(self, key: str) -> Path:
-        """The weights of a finetuned member."""
+        """The weights of a trained member."""
         return self.path / "members" / key / "weights.safetensors"
+
+    def training_checkpoint(self, key: str) -> Path:
+        """Where a training stands, while it lasts; `key` is that of its start with its recipe."""
+        return self.path / "members" / key / "checkpoint.pt"
+
+    def training_end(self, key: str) -> Path:
+        """The assignment at which a training ended, once it has."""
+        return self.path / "members" / key / "end.json"
 
     @property
     def sites(self) -> Path:
@@ -85,7 +97,7 @@ class Folder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             names = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(".tmp")}
-            held = names - {self.weights.name, self.sites.name, self.log.name}
+            held = names - {self.weights.name, self.sites.name, self.log.name, "variants"}
             if self.has_run:
                 raise BadInput(
                     f"{self.path} holds a run; resume it (mpsearch resume {self.path}), or name another folder."
@@ -148,6 +160,7 @@ def front_document(result: RunResult) -> dict[str, Any]:
         ],
         "measure_status": dict(Costs.read(result.folder).status),
         "baseline": _member(result, result.baseline),
+        **({"floats": [_member(result, e) for e in result.floats.values()]} if result.spec.variants else {}),
         "uniform": [_member(result, e) for e in result.uniform.values()],
         "members": [_member(result, e) for e in front.members],
         "nearest": [_member(result, e) for e in front.nearest],
@@ -186,7 +199,7 @@ def _member(result: RunResult, evaluation: Evaluation) -> dict[str, Any]:
 def _csv(result: RunResult) -> str:
     """One row per member, uniform control and baseline; the assignment as JSON in the last column."""
     rows = [("member", e) for e in result.front.members or result.front.nearest]
-    rows += [*result.uniform.items(), ("float", result.baseline)]
+    rows += [*result.uniform.items(), *(("float", e) for e in result.floats.values())]
     names = list(result.baseline.measures)
     errors = sorted({name for _, e in rows for name in e.stderr})
     text = io.StringIO()
@@ -194,6 +207,7 @@ def _csv(result: RunResult) -> str:
     head = [
         "point",
         "key",
+        "variant",
         "recipe",
         "feasible",
         *names,
@@ -206,7 +220,6 @@ def _csv(result: RunResult) -> str:
         test = member["test"] or {}
         cells = [member["measures"].get(n, "") for n in names] + [member["stderr"].get(n, "") for n in errors]
         cells += [test.get(n, "") for n in names]
-        table.writerow(
-            [point, member["key"], member["recipe"] or "", member["feasible"], *cells, json.dumps(member["assignment"])]
-        )
+        known = [point, member["key"], member["variant"], member["recipe"] or "", member["feasible"]]
+        table.writerow([*known, *cells, json.dumps(member["assignment"])])
     return text.getvalue()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import NothingFeasible
+from mpsearch.core.evaluation import BASE
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.cost.terms import Cost
 from mpsearch.engine.costs import Costs
@@ -15,19 +16,40 @@ from mpsearch.engine.result import RunResult
 from mpsearch.problem.base import Problem
 
 
-def refuse_unreachable(problem: Problem, goals: Sequence[Goal]) -> None:
+def within_limits(problems: Mapping[str, Problem], goals: Sequence[Goal]) -> list[str]:
+    """The variants in which some assignment keeps to the limits on costs, as `refuse_unreachable` tells.
+
+    Raises `NothingFeasible`, of the base, where there is none.
+    """
+    floats = problems[BASE].costs(Assignment())
+    refused: dict[str, NothingFeasible] = {}
+    for variant, problem in problems.items():
+        try:
+            refuse_unreachable(problem, goals, floats)
+        except NothingFeasible as error:
+            refused[variant] = error
+    if len(refused) == len(problems):
+        raise refused[BASE]
+    return [variant for variant in problems if variant not in refused]
+
+
+def refuse_unreachable(problem: Problem, goals: Sequence[Goal], baseline: Mapping[str, float] | None = None) -> None:
     """Raise `NothingFeasible`, naming the tightest reachable value, where no assignment keeps to the limits on costs.
 
     Looks at upper limits on costs that the problem has as tables. Nothing is refused where the float model, which may
     lie outside the space, keeps to them.
+
+    Args:
+        baseline: costs of the float model that limits refer to; None for the problem's own.
     """
-    floats = problem.costs(Assignment())
+    own = problem.costs(Assignment())
+    floats = own if baseline is None else baseline
     limited: list[tuple[Goal, Limit, Cost]] = []
     for goal in goals:
         cost = problem.cost(goal.name)
         if cost is not None and goal.limit is not None and goal.limit.sense == "<=":
             limited.append((goal, goal.limit, cost))
-    if not any(goal.excess(floats, floats) for goal, _, _ in limited):
+    if not any(goal.excess(own, floats) for goal, _, _ in limited):
         return
     from mpsearch.cost.solve.program import best, tightest  # late: scipy takes long to load, and few runs need it
 

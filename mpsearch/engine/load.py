@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mpsearch.core.errors import BadInput
-from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.evaluation import BASE, Evaluation
 from mpsearch.core.front import Front, Scale
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.result import RunResult
@@ -34,6 +34,16 @@ def load_result(folder: Path) -> RunResult:
     )
 
 
+def refuse_other_weights(folder: Path, spec: Spec, fingerprint: str) -> None:
+    """Raise `BadInput` where `fingerprint` is not that of the float weights that the run in `folder` began with."""
+    recorded = spec.resolved.fingerprint if spec.resolved else ""
+    if fingerprint != recorded:
+        raise BadInput(
+            f"{folder}: the float weights are not those of the run (fingerprint {fingerprint[:12]}, recorded "
+            f"{recorded[:12]}); bring the weights back, or start a new run."
+        )
+
+
 def assemble(
     folder: Path,
     spec: Spec,
@@ -50,7 +60,8 @@ def assemble(
     if baseline is None:
         raise BadInput(f"{folder}: nothing was evaluated yet; resume the run first.")
     goals = tuple(goal.goal() for goal in spec.goals)
-    controls = {e.asked_by: e for e in evaluations if e.asked_by.startswith("uniform") and e.failure is None}
+    uniform = [e for e in evaluations if e.asked_by.startswith("uniform") and e.failure is None]
+    controls = {e.asked_by if e.variant == BASE else f"{e.variant} {e.asked_by}": e for e in uniform}
     front = Front.of(evaluations, goals, baseline.measures)
     return RunResult(
         folder=folder,

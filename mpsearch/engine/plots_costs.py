@@ -96,15 +96,14 @@ def panels(view: View, point: Point) -> list[Panel]:
     Raises `BadInput` where `costs.json` was written before `point` was on the front.
     """
     base, found = view.result.baseline.key, []
-    own = point.evaluation.assignment.key  # costs follow from the assignment, trained or not
     for measure, shares in view.costs.shares.items():
-        if own not in shares:
+        if point.key not in shares:
             raise BadInput(
                 f"{view.result.folder / FILE} does not know the costs of {point.key[:8]}: it is written when a run "
                 f"ends; go on with it: mpsearch resume {view.result.folder}"
             )
-        rows = gathered([shares[base], shares[own]], MOST_BARS)
-        totals = [number(measure, p.measures[measure]) for p in (*view.baseline, point)]
+        rows = gathered([shares[base], shares[point.key]], MOST_BARS)
+        totals = [number(measure, p.measures[measure]) for p in (*view.baseline[:1], point)]
         title = f"{view.costs.labelled(measure)}: {' → '.join(totals)}"
         found.append(_panel(title, measure, point, rows))
     bits = _bits(view, point)

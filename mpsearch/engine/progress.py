@@ -76,9 +76,9 @@ class LiveProgress:
         elif now >= self._next_plain:
             self._plain()
 
-    def train(self, number: int, of: int, step: Step) -> None:
-        """Member `number` `of` so many is being finetuned."""
-        self._state = f"finetuning {number}/{of}: epoch {step.epoch}/{step.epochs}, step {step.step}"
+    def train(self, what: str, step: Step) -> None:
+        """`what` is being trained."""
+        self._state = f"training {what}: epoch {step.epoch}/{step.epochs}, step {step.step}"
         self._state += f", loss {step.loss:.3g}"
         self._show_state()
 
@@ -96,7 +96,7 @@ class LiveProgress:
     @property
     def text(self) -> str:
         """`120/200 evaluations, 14.2/s, front 9, hypervolume 0.812`."""
-        done = sum(not e.is_finetuned for e in self._done)
+        done = sum(e.is_searched for e in self._done)
         rate = done / max(time.monotonic() - self._began, 1e-9)
         of = f"/{self._budget}" if self._budget else ""
         return f"{done}{of} evaluations, {rate:.1f}/s, {self._state}"

@@ -33,7 +33,7 @@ def hypervolumes(result: RunResult) -> Mapping[str, float]:
     found = arms(result)
     asked = {evaluation.key for group in found.values() for evaluation in group}
     mine = result.spec.driver.use
-    others = [e for e in result.evaluations if e.key not in asked and not e.is_finetuned]
+    others = [e for e in result.evaluations if e.key not in asked and e.is_searched]
     given = [e for e in others if e.asked_by.partition(" ")[0] != mine]
 
     def reached(group: list[Evaluation]) -> float:

@@ -77,7 +77,7 @@ class Racing:
         self._problem, self._goals, self._files = problem, tuple(goals), files
         self._alpha, self._tolerance, self._seed = 1 - confidence, tolerance, seed
         self.fidelities = tuple(n / len(self.sizes) for n in range(1, len(self.sizes) + 1))
-        self._base: Evaluation | None = None
+        self._limits_of: Mapping[str, float] | None = None
         self._front = Front(self._goals, ())
         self._fresh: Scores = {}
         self._whole: list[Evaluation] = []
@@ -92,7 +92,7 @@ class Racing:
         """Score each against the front as it is by then; on all data before `begin`. Yields in the given order."""
         for assignment in assignments:
             order = self._order(assignment)
-            judge = None if self._base is None else self._judge(assignment, order, self._base)
+            judge = None if self._limits_of is None else self._judge(assignment, order, self._limits_of)
 
             def goes_on(scores: Scores, judge: Judge | None = judge) -> bool:
                 self._fresh = scores
@@ -116,25 +116,30 @@ class Racing:
 
     def saw(self, done: Evaluation) -> None:
         """Take `done`, evaluated now or recorded earlier, into account."""
-        if done.is_full and self._base is not None:
-            self._front = Front.of([*self._front.members, done], self._goals, self._base.measures)
+        if done.is_full and self._limits_of is not None:
+            self._front = Front.of([*self._front.members, done], self._goals, self._limits_of)
             self._whole.append(done)
 
-    def begin(self, baseline: Evaluation, *others: Evaluation) -> None:
-        """Race from now on. `others` are evaluations made so far: uniform controls, known assignments.
+    def begin(self, limits_of: Mapping[str, float], floats: Evaluation, *others: Evaluation) -> None:
+        """Race from now on.
+
+        Args:
+            limits_of: measures that limits refer to.
+            floats: the float model.
+            others: evaluations made so far: uniform controls, known assignments.
 
         Raises `BadInput` with the reason where a goal or the batches are not fit for it.
         """
-        self._base = baseline
-        for done in (baseline, *others):
+        self._limits_of = limits_of
+        for done in (floats, *others):
             self.saw(done)
         for goal in self._goals:
             if goal.name in self._measured:
-                self._check(goal, baseline, [e for e in others if e.is_full and e.asked_by.startswith("uniform")])
+                self._check(goal, floats, [e for e in others if e.is_full and e.asked_by.startswith("uniform")])
 
-    def _check(self, goal: Goal, baseline: Evaluation, uniform: Sequence[Evaluation]) -> None:
-        base = self._scores(baseline).get(goal.name)
-        if base is None or not math.isclose(base.mean(), baseline.measures[goal.name], rel_tol=1e-4, abs_tol=1e-6):
+    def _check(self, goal: Goal, floats: Evaluation, uniform: Sequence[Evaluation]) -> None:
+        base = self._scores(floats).get(goal.name)
+        if base is None or not math.isclose(base.mean(), floats.measures[goal.name], rel_tol=1e-4, abs_tol=1e-6):
             raise BadInput(
                 f"racing: the goal {goal.name!r} is no mean over samples: the metric gives no tensor with one score "
                 f"for each of the {sum(self.sizes)} samples, batch by batch. {_INSTEAD}"
@@ -157,7 +162,7 @@ class Racing:
                     f"{_INSTEAD}"
                 )
 
-    def _judge(self, assignment: Assignment, order: Sequence[int], base: Evaluation) -> Judge:
+    def _judge(self, assignment: Assignment, order: Sequence[int], limits_of: Mapping[str, float]) -> Judge:
         costs = self._problem.costs(assignment)
         measured = [g for g in self._goals if g.name not in costs]
         exact = [g for g in self._goals if g.name in costs]
@@ -169,9 +174,9 @@ class Racing:
         ]
         for goal in measured:
             if goal.limit is not None and (goal.limit.sense == ">=") == goal.maximise:
-                bound = np.array(goal.limit.bound(base.measures[goal.name]))
+                bound = np.array(goal.limit.bound(limits_of[goal.name]))
                 claims.append({goal.name: float(losses(goal, bound))})
-        if any(g.excess(costs, base.measures) > 0 for g in exact):
+        if any(g.excess(costs, limits_of) > 0 for g in exact):
             claims.append({})
         usual = {name: self._in_turn(k.usual, order) for name, k in known.items()}
         deviation = {name: k.deviation for name, k in known.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from math import hypot
 from pathlib import Path
@@ -20,6 +21,7 @@ from mpsearch.engine.measures import is_cost, number, spoken
 from mpsearch.engine.proxies import beside_controls
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.tracking_store import FILE, ui_text
+from mpsearch.engine.variants import beside_each_other
 from mpsearch.engine.views import Point, View
 
 _CLOSE = 2.0  # standard errors within which two scores are called alike
@@ -95,6 +97,7 @@ def _question(view: View) -> list[str]:
         f"{result.forward_equivalents:.1f} float forwards of work, {result.seconds:.0f} s. "
         f"Status: **{result.status}**.",
         "",
+        *beside_each_other(view),
         f"The float model has {_scores(view, view.baseline[0]) if view.baseline else 'no score'}. "
         f"Hypervolume {result.hypervolume:.4f} (1 is the ideal point, 0 the worst of float and uniform).",
         "",
@@ -230,14 +233,16 @@ def _gain(view: View, best: Point, control: Point) -> str:
         ours, theirs = best.measures[g.name], control.measures[g.name]
         if is_cost(g.name) and ours > 0:
             name = spoken(g.name) + _status(view, g)
-            parts.append(f"{name} {theirs / ours:.2f}× smaller" if ours != theirs else f"equal {name}")
+            ratio = f"{theirs / ours:.2f}"
+            parts.append(f"equal {name}" if ratio == "1.00" else f"{name} {ratio}× smaller")
     return ", ".join(parts)
 
 
 def _steps(view: View) -> Iterator[str]:
     """Neighbours on the front: what was paid, what it bought, and which choices changed."""
     for before, after in pairwise(view.front):
-        changed = []
+        variants = [p.evaluation.variant for p in (before, after)]
+        changed = ["→".join(variants)] if len(set(variants)) > 1 else []
         for name, site in view.sites.choices.items():
             old, new = (p.evaluation.assignment.at(site.name) for p in (before, after))
             if old != new:
@@ -254,7 +259,7 @@ def _steps(view: View) -> Iterator[str]:
 
 def _finetuning(view: View) -> Iterator[str]:
     """Each finetuned member beside itself before, in what was measured."""
-    spec, finetuned = view.result.spec.finetune, [p for p in view.points if p.evaluation.is_finetuned]
+    spec, finetuned = view.result.spec.finetune, [p for p in view.points if not p.evaluation.is_searched]
     if spec is None or not finetuned:
         return
     recipe = spec.recipe.model_dump(exclude_none=True)
@@ -270,7 +275,7 @@ def _finetuning(view: View) -> Iterator[str]:
     yield "| assignment | " + " | ".join([*heads, "average bits", "key"]) + " |"
     yield "|" + " --- |" * (3 + 3 * len(measured))
     for p in finetuned:
-        before = view.by_key.get(p.evaluation.assignment.key)
+        before = view.by_key.get(replace(p.evaluation, recipe=None).key)
         cells = [p.name + (" (on the front)" if p.on_front else "")]
         for g in measured:
             cells.append(view.told(before.evaluation, g.name) if before else "–")
@@ -315,9 +320,9 @@ def _confidence(view: View) -> Iterator[str]:
         )
     elif view.front:
         yield "* Not scored on the test split yet: the run has not ended."
-    searched = [p.order for p in view.front if not p.evaluation.is_finetuned]
+    searched = [p.order for p in view.front if p.evaluation.is_searched]
     if searched:
-        last, of = max(searched), sum(not e.is_finetuned for e in result.evaluations)
+        last, of = max(searched), sum(e.is_searched for e in result.evaluations)
         yield f"* The last member of the front was found at evaluation {last} of {of}" + (
             "; more budget may still improve it." if last > 0.8 * of else ": the front had settled."
         )

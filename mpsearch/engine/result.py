@@ -23,8 +23,9 @@ class RunResult:
         spec: the resolved spec.
         status: `complete`, `interrupted` (resumable) or `infeasible` (`front.nearest` is filled instead of members).
         evaluations: every validation evaluation in ledger order, failed ones included.
-        baseline: the float model.
-        uniform: the uniform controls by name (`uniform 4`), narrowest first; failed ones are left out.
+        baseline: the float model; of the base, where there are several variants.
+        uniform: the uniform controls by name (`uniform 4`, `width=2 uniform 4`), of each variant narrowest first;
+            failed ones are left out.
         front: chosen on validation.
         scale: for the hypervolume; None where no control succeeded.
         test: scores on the test split by assignment key, of the front, the baseline and the uniform controls.
@@ -45,6 +46,11 @@ class RunResult:
     hits: int
     forward_equivalents: float
     seconds: float
+
+    @property
+    def floats(self) -> Mapping[str, Evaluation]:
+        """The float model of each variant that was evaluated, the base first."""
+        return {e.variant: e for e in self.evaluations if e.is_full and not e.assignment and not e.is_finetuned}
 
     @property
     def hypervolume(self) -> float:

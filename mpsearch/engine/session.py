@@ -1,4 +1,4 @@
-"""The session of a run: answers a driver from the ledger, else has the problem evaluate and records it."""
+"""The session of a run: answers a driver from the ledger, else has the problem evaluate or train, and records it."""
 
 from __future__ import annotations
 
@@ -10,17 +10,22 @@ from numbers import Integral
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, ObjectiveFailed, nearest
-from mpsearch.core.evaluation import Evaluation, Failure
+from mpsearch.core.evaluation import BASE, FINETUNING, Evaluation, Failure
 from mpsearch.core.goal import Goal
 from mpsearch.drivers.base import SearchOver, Session
 from mpsearch.engine.controls import controls
 from mpsearch.engine.racing import Racing
 from mpsearch.engine.stop import Stop
+from mpsearch.engine.trainings import Trainings
 from mpsearch.ledger.ledger import Ledger
-from mpsearch.problem.base import Problem
+from mpsearch.problem.base import Problem, Step
+from mpsearch.spec.schema import Recipe
 
 FLOAT = Assignment()
 """The baseline: every site in float."""
+
+Evaluate = Callable[[Sequence[Assignment], str], Iterator[Evaluation]]
+"""Assignments and a split to evaluations, like `Problem.evaluate`."""
 
 _HITS_IN_A_ROW = 200
 _FAILURES_IN_A_ROW = 10
@@ -37,12 +42,17 @@ class LedgerSession(Session):
         ledger: open for writing; may hold lines of earlier sittings.
         goals: of the search; each must be a measure of the baseline.
         seed: for the driver.
+        variant: that `problem` is.
+        base: session of the base, where this is another variant: limits refer to its float model.
         budget: distinct evaluations, controls included; None if only time limits the run.
         deadline_s: of the monotonic clock; None if only the budget limits the run.
         noisy: whether the objective may differ between two evaluations of the same assignment.
         racing: ends evaluations early; None for all on all data.
+        trainings: of the run; None where nothing is trained.
         stop: checked between evaluations.
+        evaluate: scores all but the baseline, in the order given; None for the problem itself.
         observe: called with each validation evaluation, replayed ones too.
+        show: called in each step of a training, with what is trained.
     """
 
     def __init__(
@@ -52,26 +62,38 @@ class LedgerSession(Session):
         goals: Sequence[Goal],
         seed: int,
         *,
+        variant: str = BASE,
+        base: LedgerSession | None = None,
         budget: int | None = None,
         deadline_s: float | None = None,
         noisy: bool = False,
         racing: Racing | None = None,
+        trainings: Trainings | None = None,
         stop: Stop | None = None,
+        evaluate: Evaluate | None = None,
         observe: Callable[[Evaluation], object] = lambda evaluation: None,
+        show: Callable[[str, Step], object] = lambda what, step: None,
     ) -> None:
         self.problem, self.space, self.goals, self.seed = problem, problem.space, tuple(goals), seed
+        self.variant, self._base = variant, base
         self.hits = 0
         self._ledger, self._budget, self._deadline_s = ledger, budget, deadline_s
         self._noisy, self._racing, self._stop, self._observe = noisy, racing, stop or Stop(), observe
-        self._known: dict[Assignment, Evaluation] = {}
-        self._asked_by = "baseline"
-        self._lines = sum(e.split == "validation" and not e.is_finetuned for e in ledger.evaluations)
+        self._evaluate_plainly, self._trainings, self._show = evaluate or problem.evaluate, trainings, show
+        self._known: dict[Assignment | tuple[Assignment, str], Evaluation] = {}  # a training by start and recipe
+        self._asked_by = "baseline" if variant == BASE else "float"
+        mine = [e for e in ledger.evaluations if e.variant == variant]
+        self._lines = sum(e.split == "validation" and e.is_searched for e in mine)
         self._hits_in_a_row = 0
         self._failures_in_a_row = 0
 
     @property
     def evaluations(self) -> tuple[Evaluation, ...]:
         return tuple(e for e in self._known.values() if e.fidelity == 1)
+
+    @property
+    def baseline(self) -> Mapping[str, float]:
+        return self._base.baseline if self._base else super().baseline
 
     @property
     def budget_left(self) -> int | None:
@@ -90,6 +112,55 @@ class LedgerSession(Session):
         if self._hits_in_a_row >= _HITS_IN_A_ROW or (not fresh and self._covered):
             raise SearchOver("the space is exhausted")
         return [self._known[a] for a in assignments]
+
+    def learn(self, recipe: Recipe, start: Assignment, label: str = "") -> Evaluation:
+        self._refuse_to_go_on(len(self._known))
+        question = (start, recipe.digest)
+        if question in self._known:
+            self.hits += 1
+            self._hits_in_a_row += 1
+            if self._hits_in_a_row >= _HITS_IN_A_ROW:
+                raise SearchOver("nothing new is asked")
+            return self._known[question]
+        self._hits_in_a_row = 0
+        asked_by = f"{self._asked_by} {label}" if label else self._asked_by
+        done = self._trained(recipe, start)
+        if done is None:
+            self._refuse_to_go_on(self._lines)
+            done = self._train(recipe, start, asked_by, asked_by)
+            self._lines += 1
+        self._known[question] = done
+        self._observe(done)
+        self._failures_in_a_row = self._failures_in_a_row + 1 if done.failure else 0
+        return done
+
+    def finetune(self, recipe: Recipe, start: Assignment, what: str) -> Evaluation:
+        """`start` trained once the search is over, from the ledger if it is there. Not counted against the budget."""
+        self.refuse_after_signal()
+        done = self._trained(recipe, start) or self._train(recipe, start, FINETUNING, what)
+        self._observe(done)
+        return done
+
+    def _trained(self, recipe: Recipe, start: Assignment) -> Evaluation | None:
+        """What the ledger has of a training."""
+        assert self._trainings is not None
+        member = self._trainings.ended(recipe, start)
+        return None if member is None else self._ledger.get(member.identity)
+
+    def _train(self, recipe: Recipe, start: Assignment, asked_by: str, what: str) -> Evaluation:
+        assert self._trainings is not None
+        made = replace(self._checked(self._trainings.make(recipe, start, self._watch(what))), asked_by=asked_by)
+        done = self._ledger.get(made.identity)  # a training from elsewhere may have ended there
+        if done is None:
+            self._ledger.append(done := made)
+        return done
+
+    def _watch(self, what: str) -> Callable[[Step], None]:
+        def watch(step: Step) -> None:
+            self.refuse_after_signal()
+            self._show(what, step)
+
+        return watch
 
     def evaluate_controls(self, start: Sequence[Assignment] = ()) -> None:
         """The float baseline, the controls, then `start`: all on all data.
@@ -111,45 +182,34 @@ class LedgerSession(Session):
         if unknown:
             self.evaluate(unknown)
         if self._racing is not None:
-            self._racing.begin(*self._known.values())
+            self._racing.begin(self.baseline, *self._known.values())
 
     def search_as(self, asked_by: str) -> None:
         """Who asks from now on, for the ledger."""
         self._asked_by = asked_by
 
-    def record(self, asked: Evaluation, make: Callable[[Evaluation], Evaluation]) -> Evaluation:
-        """What the ledger has of the identity of `asked`, else what `make` gives. Not counted against the budget."""
-        self.refuse_after_signal()
-        found = self._ledger.get(asked.identity)
-        if found is None:
-            found = replace(self._checked(make(asked)), asked_by=asked.asked_by)
-            self._ledger.append(found)
-        if asked.split == "validation":
-            self._observe(found)
-        return found
-
     def score_test(
         self,
         chosen: Iterable[Evaluation],
         observe: Callable[[int, int], object] = lambda done, of: None,
-        score_finetuned: Callable[[Evaluation], Evaluation] | None = None,
     ) -> None:
         """Score each of `chosen` on the test split, unless the ledger has it. Not counted against the budget.
 
         Args:
             observe: called after each with how many are done, and of how many.
-            score_finetuned: scores those that were finetuned.
         """
         unique = {e.key: replace(e, split="test") for e in chosen}
         missing = [e for e in unique.values() if self._ledger.get(e.identity) is None]
-        results = self.problem.evaluate([e.assignment for e in missing if not e.is_finetuned], split="test")
-        for done, asked in enumerate(missing, start=1):
+        results = iter(self._evaluate_plainly([e.assignment for e in missing if not e.is_finetuned], "test"))
+        for number, asked in enumerate(missing, start=1):
+            self.refuse_after_signal()
             if asked.is_finetuned:
-                assert score_finetuned is not None
-                self.record(asked, score_finetuned)
+                assert self._trainings is not None
+                done = self._trainings.score(asked, self._watch(f"{asked.key} again"))
             else:
-                self.record(asked, lambda _: next(results))
-            observe(done, len(missing))
+                done = next(results)
+            self._ledger.append(replace(self._checked(done), asked_by=asked.asked_by))
+            observe(number, len(missing))
 
     def _first_baseline(self) -> Evaluation:
         first = self._measure_float()
@@ -158,7 +218,7 @@ class LedgerSession(Session):
                 raise BadInput(f"goals: {goal.name!r} is not measured.{nearest(goal.name, first.measures)}")
         first = self._checked(first)
         if first.failure is not None:
-            raise ObjectiveFailed(f"the float baseline failed: {first.failure.message}")
+            raise ObjectiveFailed(f"{self._float} failed: {first.failure.message}")
         if not self._noisy:
             self.problem.forget()
             second = self._measure_float()
@@ -171,11 +231,16 @@ class LedgerSession(Session):
                 )
         return first
 
+    @property
+    def _float(self) -> str:
+        return "the float baseline" if self._base is None else f"the float model of {self.variant}"
+
     def _measure_float(self) -> Evaluation:
-        done = next(self._evaluate([FLOAT]))
+        evaluate = self.problem.evaluate if self._racing is None else self._evaluate  # here, where it can forget
+        done = next(iter(evaluate([FLOAT])))
         if done.failure is not None:
-            raise ObjectiveFailed(f"the float baseline failed: {done.failure.message}")
-        return replace(done, asked_by="baseline")
+            raise ObjectiveFailed(f"{self._float} failed: {done.failure.message}")
+        return replace(done, asked_by=self._asked_by)
 
     def _record(self, assignments: Sequence[Assignment], asked_by: str) -> None:
         """Answer each from the ledger, else evaluate and append it before the next is begun."""
@@ -206,7 +271,7 @@ class LedgerSession(Session):
     def _evaluate(self, assignments: Sequence[Assignment]) -> Iterator[Evaluation]:
         if self._racing is not None:
             return self._racing.evaluate(assignments)
-        return iter(self.problem.evaluate(assignments))
+        return iter(self._evaluate_plainly(assignments, "validation"))
 
     def _append(self, done: Evaluation) -> None:
         if self._racing is not None:
@@ -216,11 +281,13 @@ class LedgerSession(Session):
 
     def _recorded(self, assignment: Assignment, split: str = "validation") -> Evaluation | None:
         shares = self._racing.fidelities if self._racing is not None and split == "validation" else (1.0,)
-        found = (self._ledger.get(Evaluation(assignment, split=split, fidelity=share).identity) for share in shares)
+        asked = Evaluation(assignment, split=split, variant=self.variant)
+        found = (self._ledger.get(replace(asked, fidelity=share).identity) for share in shares)
         return next((done for done in found if done is not None), None)
 
     def _checked(self, done: Evaluation) -> Evaluation:
-        """`done` with plain numbers, or as a failure if a measure is not finite or a goal is missing."""
+        """`done` of this variant, in plain numbers; a failure if a measure is not finite or a goal is missing."""
+        done = replace(done, variant=self.variant)
         if done.failure is not None:
             return replace(done, measures={}, stderr={})
         bad = {name: value for name, value in done.measures.items() if not math.isfinite(value)}

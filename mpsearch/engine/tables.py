@@ -45,7 +45,7 @@ def evaluations_table(view: View) -> Table:
         head: dict[str, Cell] = {"evaluation": order, "key": e.key, "asked_by": e.asked_by}
         head |= {"kind": point.kind if point else None, "on_front": bool(point and point.on_front)}
         head |= {"failure": f"{e.failure.kind}: {e.failure.message}" if e.failure else None}
-        head |= {"fidelity": e.fidelity, "recipe": e.recipe}
+        head |= {"fidelity": e.fidelity, "variant": e.variant, "recipe": e.recipe}
         head |= {**e.measures, **{f"{name}_stderr": v for name, v in e.stderr.items()}, "seconds": e.seconds}
         head |= {f"bits.{name}": e.assignment.at(site.name).bits for name, site in view.sites.choices.items()}
         records.append(head)
@@ -57,7 +57,7 @@ def front_table(view: View) -> Table:
     records = []
     for p in view.shown():
         head: dict[str, Cell] = {"name": p.name, "kind": p.kind, "on_front": p.on_front, "knee": p.is_knee}
-        records.append({**head, "bits": p.summary, **numbers(view, p), "key": p.key})
+        records.append({**head, "bits": p.summary, **numbers(view, p), "variant": p.evaluation.variant, "key": p.key})
     return Table.of(records)
 
 

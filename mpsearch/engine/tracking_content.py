@@ -72,6 +72,7 @@ def _evaluation_run(view: View, point: Point) -> Content:
         "mpsearch.kind": point.kind,
         "mpsearch.knee": str(point.is_knee).lower(),
         "mpsearch.asked_by": point.evaluation.asked_by,
+        "mpsearch.variant": point.evaluation.variant,
         "mpsearch.recipe": point.evaluation.recipe or "",
         "mpsearch.assignment": texts
         if len(texts) <= _TAG_CHARACTERS
@@ -82,6 +83,9 @@ def _evaluation_run(view: View, point: Point) -> Content:
     for name, site in view.sites.choices.items():
         params[f"bits.{_allowed(name.removesuffix('.weight'))}"] = f"{point.evaluation.assignment.at(site.name).bits:g}"
     params |= {"summary": point.summary, "model": point.name}
+    variants = view.result.spec.variants
+    if variants is not None:
+        params[_allowed(variants.option)] = f"{variants.of[point.evaluation.variant]:g}"
     tags |= _labels(view)
     metrics = _metrics(numbers(view, point))
     return Content(point.key, point.name, tags, params, metrics, seconds=point.evaluation.seconds)

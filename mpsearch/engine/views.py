@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.evaluation import BASE, Evaluation
 from mpsearch.core.goal import Goal
 from mpsearch.core.site import Role
 from mpsearch.engine.costs import Costs
+from mpsearch.engine.folder import Folder
 from mpsearch.engine.measures import (
     DIGITS,
     digits_apart,
@@ -50,17 +52,23 @@ class SiteFacts:
 
 @dataclass(frozen=True)
 class Sites:
-    """The sites that have a choice, in model order: from `sites.json`, else guessed from names in the assignments."""
+    """The sites that have a choice, in model order: from `sites.json`, else guessed from names in the assignments.
+
+    Args:
+        facts: of the base.
+        others: those of other variants, by name.
+    """
 
     facts: tuple[SiteFacts, ...]
+    others: Mapping[str, Sites] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: RunResult) -> Sites:
         """Names without a `:` are taken for weights, all of one size, where the folder has no `sites.json`."""
-        path = result.folder / "sites.json"
-        if path.is_file():
-            entries = json.loads(path.read_text(encoding="utf-8"))
-            return cls(tuple(_facts(entry) for entry in entries if entry["choice"] is not None))
+        files = Folder(result.folder)
+        if files.sites.is_file():
+            others = {v: cls(_facts(files.of(v).sites)) for v in result.spec.by_variant if v != BASE}
+            return cls(_facts(files.sites), others)
         names = dict.fromkeys(name for e in result.evaluations for name in e.assignment)
         guessed = {name: Role.ACTIVATION if ":" in name else Role.WEIGHT for name in names}
         return cls(tuple(SiteFacts(name, role, 1, name) for name, role in guessed.items()))
@@ -81,8 +89,9 @@ class Sites:
 
     def bits(self, evaluation: Evaluation) -> tuple[float | None, float | None]:
         """Average bits of (parameters, values). A recorded `weight_bits` measure is exact, and preferred."""
-        weights = evaluation.measures.get("weight_bits", self.average_bits(evaluation.assignment, True))
-        return weights, self.average_bits(evaluation.assignment, False)
+        own = self.others.get(evaluation.variant, self)
+        weights = evaluation.measures.get("weight_bits", own.average_bits(evaluation.assignment, True))
+        return weights, own.average_bits(evaluation.assignment, False)
 
     def summary(self, evaluation: Evaluation) -> str:
         """Average bits in short: `2.4w 8a`, w for weights and a for activation values."""
@@ -90,9 +99,9 @@ class Sites:
         return " ".join(f"{_short(bits)}{letter}" for bits, letter in pairs if bits is not None)
 
 
-def _facts(entry: Mapping[str, Any]) -> SiteFacts:
-    elements = prod(entry["shape"])
-    return SiteFacts(entry["name"], Role(entry["role"]), elements, entry["choice"])
+def _facts(path: Path) -> tuple[SiteFacts, ...]:
+    entries = [entry for entry in json.loads(path.read_text(encoding="utf-8")) if entry["choice"] is not None]
+    return tuple(SiteFacts(e["name"], Role(e["role"]), prod(e["shape"]), e["choice"]) for e in entries)
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class Point:
     """One evaluation as it is shown.
 
     Args:
-        name: `float`, `uniform 4`, or the bit summary of a mixed assignment, `finetuned` behind it where it was.
+        name: `float`, `uniform 4`, or the bit summary of a mixed assignment; its variant before it, `finetuned` behind.
         summary: average bits in short.
         test: the same assignment on the test split, None until it has been scored.
         order: of the evaluation in the ledger, from 1.
@@ -146,10 +155,11 @@ class View:
         named = {e.key: name for name, e in reversed(list(result.uniform.items()))}
 
         def point(order: int, e: Evaluation) -> Point:
-            kind: Kind = "float" if e.key == result.baseline.key else "uniform" if e.key in named else "mixed"
             summary = sites.summary(e)
-            mixed = f"{summary} finetuned" if e.is_finetuned else summary
-            name = {"float": "float", "uniform": named.get(e.key, ""), "mixed": mixed}[kind]
+            kind: Kind = "uniform" if e.key in named else "mixed" if e.assignment or e.is_finetuned else "float"
+            what = summary if kind == "mixed" else "float"
+            variant, trained = [e.variant] * (e.variant != BASE), ["finetuned"] * e.is_finetuned
+            name = named.get(e.key) or " ".join([*variant, what, *trained])
             test = result.test.get(e.key)
             test = test if test is not None and test.failure is None else None
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)
@@ -184,7 +194,7 @@ class View:
 
     @property
     def baseline(self) -> list[Point]:
-        """The float model; empty where it is not among the evaluations."""
+        """The float model, that of the base first; empty where it is not among the evaluations."""
         return [p for p in self.points if p.kind == "float"]
 
     def shown(self) -> list[Point]:

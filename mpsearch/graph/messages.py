@@ -1,8 +1,9 @@
 """The parts of a message-passing layer, read off the graph: no layer is known by name.
 
-A message is the gather of node values to edges, attention what it is multiplied with, the aggregate the scatter back to
-nodes, and a feature the node-level value that enters the layer or a linear layer. The vocabulary and the components are
-those of SGQuant (Feng et al., arXiv 2007.05100).
+A message is the gather of node values to edges, attention what it is multiplied with, the score what a softmax over the
+edges makes attention of, the aggregate the scatter back to nodes, and a feature the node-level value that enters the
+layer or a linear layer. The vocabulary and the components are those of SGQuant (Feng et al., arXiv 2007.05100); scores
+are ours: they have one range however many edges a node has, while attention is as small as a node has many.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Part:
 
 
 def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
-    """Attention, messages, features and aggregates, in that order of precedence; empty for what is no GNN."""
+    """Scores, attention, messages, features and aggregates, in that order of precedence; empty for what is no GNN."""
     nodes = list(nodes)
     live = live - weights_of_edges(nodes, live)
     gathers = [n for n in nodes if is_gather(n) and n.args[0] in live]
@@ -52,12 +53,14 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
             elif is_edge_softmax(factor) or factor not in live:
                 if is_float(factor):
                     parts.append(Part(factor, Role.ATTENTION, module))
+                if (score := score_of(factor)) in live:
+                    parts.append(Part(score, Role.SCORE, module))
             else:
                 parts.append(Part(factor, Role.MESSAGE, module))
     rows = {g.args[0].meta["shape"][gather_axis(g)] for g in gathers}
     parts += _features(nodes, live, gathers, rows, layers, set(aggregates))
     parts += [Part(node, Role.AGGREGATE, layer) for node, layer in aggregates.items()]
-    order = [Role.ATTENTION, Role.MESSAGE, Role.FEATURE, Role.AGGREGATE]
+    order = [Role.SCORE, Role.ATTENTION, Role.MESSAGE, Role.FEATURE, Role.AGGREGATE]
     return sorted(parts, key=lambda part: order.index(part.role))
 
 
@@ -142,6 +145,14 @@ def is_edge_softmax(node: fx.Node) -> bool:
     if not is_call(node, {aten.div.Tensor}) or not is_call(unreshaped(node.args[0]), {aten.exp.default}):
         return False
     return is_call(unreshaped(node.args[1]), GATHERS)
+
+
+def score_of(attention: fx.Node) -> fx.Node | None:
+    """What a softmax over edges is taken of: its exponent before the largest of the node is subtracted."""
+    if not is_edge_softmax(attention):
+        return None
+    exponent = unreshaped(unreshaped(attention.args[0]).args[0])
+    return unreshaped(exponent.args[0]) if is_call(exponent, {aten.sub.Tensor}) else None
 
 
 def _factors(node: fx.Node, live: set[fx.Node]) -> list[fx.Node]:

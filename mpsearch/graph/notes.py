@@ -1,7 +1,8 @@
 """What the authors of SGQuant count of a layer with attention (`mem_notes`), site by site, read off the graph.
 
 Features of nodes before and after the linear map, at the width of the feature; both ends of each edge, at that of the
-message; score, score after the activation function and coefficient, at that of the attention.
+message; score, score after the activation function and coefficient, at that of the attention, or the first two at that
+of the score where it has a choice.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from mpsearch.cost.workload import Held
 from mpsearch.graph.messages import is_edge_softmax, is_gather
 from mpsearch.graph.ops import root
 from mpsearch.graph.sites import Discovery
+from mpsearch.graph.workload import scored
 
-_ENDS, _EDGE_VALUES = 2, 3
+_ENDS, _EDGE_VALUES, _SCORES = 2, 3, 2
 
 
 def counted(discovery: Discovery) -> dict[str, Fraction]:
@@ -49,6 +51,11 @@ def noted(discovery: Discovery, times: dict[str, Fraction], active: set[str]) ->
         times: by site, as `counted` gave it before values were split.
         active: names of the sites that have a choice.
     """
+    times = dict(times)
+    for attention, score in scored(discovery, active):
+        if attention in times:
+            times[attention] -= _SCORES
+            times[score] = Fraction(_SCORES)
     found = []
     for site in discovery.sites:
         if site.whole in times:

@@ -80,6 +80,7 @@ PARTS = {
 UNARY = {
     aten.relu.default,
     aten.hardtanh.default,
+    aten.relu6.default,
     aten.leaky_relu.default,
     aten.elu.default,
     aten.gelu.default,

@@ -46,6 +46,7 @@ def _add_to_second(a: Tensor, b: Tensor) -> Tensor:
 _OVERWRITERS: dict[Any, tuple[Callable[..., Any], ...]] = {
     aten.relu.default: (aten.relu_.default,),
     aten.hardtanh.default: (aten.hardtanh_.default,),
+    aten.relu6.default: (aten.relu6_.default,),
     aten.leaky_relu.default: (aten.leaky_relu_.default,),
     aten.add.Tensor: (aten.add_.Tensor, _add_to_second),
 }

@@ -224,3 +224,5 @@ def _together(*results: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 _NEXT = {aten.gru.input: _gru, aten.rnn_tanh.input: _tanh, aten.rnn_relu.input: _relu}
+WRITTEN = (_gates, _cell, _hidden, _gru, _tanh, _relu, _together)
+"""What a layer is written out as, besides operators of torch."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.assignment import Assignment
-from mpsearch.core.format import FP32
+from mpsearch.core.format import Format
 from mpsearch.graph.correct import BiasCorrection
+from mpsearch.graph.frozen import Frozen, freeze
 from mpsearch.graph.interpret import Interpreter, Stream
 from mpsearch.graph.program import Ref
 
@@ -95,27 +96,50 @@ class GraphRunner(Runner):
     def run(self, assignment: Assignment, split: str, batch: int) -> Any:
         interpreter = self.interpreter
         interpreter.trim()
-        interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
+        interpreter.assign(self.formats(assignment))
         if self._correction is not None:
             self._correction.prepare()
         return self.output(interpreter.run(self.streams[split][batch]), split, batch)
 
     def corrected_biases(self, assignment: Assignment) -> dict[str, Tensor]:
         """Biases of layers at `assignment` with their correction added, by name; a layer without a bias has none."""
+        program, found = self.interpreter.program, {}
+        for index, added in self.corrections(assignment).items():
+            arguments = program.steps[index].arguments
+            bias = arguments[2] if len(arguments) > 2 else None
+            if isinstance(bias, Ref):
+                name = program.steps[bias.step].name
+                found[name] = program.tensors[name] + added
+        return found
+
+    @property
+    def corrects(self) -> bool:
+        """Whether biases are corrected."""
+        return self._correction is not None
+
+    def corrections(self, assignment: Assignment) -> dict[int, Tensor]:
+        """What is added to the bias of layers at `assignment`, [channels] by index of the step."""
         interpreter, found = self.interpreter, {}
         if self._correction is not None:
-            interpreter.assign([assignment.get(site.name, FP32) for site in interpreter.program.sites])
+            interpreter.assign(self.formats(assignment))
             self._correction.prepare()
             for index in interpreter.program.corrected:
                 step = interpreter.program.steps[index]
-                bias = step.arguments[2] if len(step.arguments) > 2 else None
                 assert step.corrected is not None
                 fmt = interpreter.formats[step.corrected]
                 added = self._correction.correction(step, fmt, interpreter.version(index))
-                if isinstance(bias, Ref) and added is not None:
-                    name = interpreter.program.steps[bias.step].name
-                    found[name] = interpreter.program.tensors[name] + added
+                if added is not None:
+                    found[index] = added
         return found
+
+    def formats(self, assignment: Assignment) -> list[Format]:
+        """Of the sites of the program, in their order."""
+        return [assignment.at(site.name) for site in self.interpreter.program.sites]
+
+    def frozen(self, assignment: Assignment) -> Frozen:
+        """What runs at `assignment`, as plain data. Raises `BadInput` where it cannot be written down."""
+        grids, corrections = self.interpreter.grids, self.corrections(assignment)
+        return freeze(self.interpreter.program, self.formats(assignment), grids.grid, {}, corrections)
 
     def output(self, flat: Sequence[Any], split: str, batch: int) -> Any:
         """The model's own output, on the CPU, of the flat outputs of the program on one batch: padded rows cut off."""

@@ -129,6 +129,12 @@ class Trainable:
         raise AssertionError("a program without output")
 
 
+def called(step: Step) -> Callable[..., Any]:
+    """What runs where a step calls an operator: a form of it that gradients flow through."""
+    assert step.call is not None
+    return TRAINABLE.get(step.call, step.call)
+
+
 def _drops(step: Step) -> bool:
     return step.call is dropout or (step.node is not None and bool(step.node.meta.get("dropout")))
 
@@ -138,8 +144,7 @@ def _filled(arguments: Any, values: Mapping[int, Any]) -> Any:
 
 
 def _call(step: Step, values: Mapping[int, Any], training: bool) -> Any:
-    assert step.call is not None
-    call = _TRAINABLE.get(step.call, step.call)
+    call = called(step)
     arguments, keywords = list(_filled(step.arguments, values)), dict(_filled(step.keywords, values))
     if training:
         if step.call is dropout:
@@ -162,7 +167,7 @@ def _frozen_batch_norm(
     return (F.batch_norm(x, mean, variance, weight, bias, False, momentum, eps),)
 
 
-_TRAINABLE: dict[Any, Callable[..., Any]] = {
+TRAINABLE: dict[Any, Callable[..., Any]] = {
     **cast("dict[Any, Callable[..., Any]]", DIFFERENTIABLE),
     aten._native_batch_norm_legit_no_training.default: _frozen_batch_norm,
 }

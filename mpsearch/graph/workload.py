@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from torch import fx
 
@@ -11,6 +12,7 @@ from mpsearch.core.site import Role, Site
 from mpsearch.cost.memory import Parameter, Value
 from mpsearch.graph.export import Lowered, module_path
 from mpsearch.graph.holders import holders, numel
+from mpsearch.graph.messages import score_of
 from mpsearch.graph.ops import CONVOLUTIONS, LINEAR, SHAPE_ONLY, WEIGHTED, aten, is_call, is_float, root
 from mpsearch.graph.rows import put_rows
 from mpsearch.graph.sites import Discovery, live_nodes
@@ -22,6 +24,7 @@ ELEMENTWISE = {
     aten.div.Tensor,
     aten.relu.default,
     aten.hardtanh.default,
+    aten.relu6.default,
     aten.leaky_relu.default,
     aten.elu.default,
     aten.gelu.default,
@@ -124,8 +127,11 @@ def values(lowered: Lowered, discovery: Discovery, active: Iterable[str]) -> tup
                 bin=site.bin if site else None,
             )
         )
-    counted = {value.site for value in found}
-    return tuple(found) + _only_with_a_choice(discovery, names - counted, order)
+    of_site = {value.site: value for value in found}
+    for attention, score in scored(discovery, names):
+        place = found.index(of_site[attention])
+        found[place] = replace(found[place], score=of_site[score])
+    return tuple(found) + _only_with_a_choice(discovery, names - of_site.keys(), order)
 
 
 def value_rows(site: Site) -> int:
@@ -136,6 +142,14 @@ def value_rows(site: Site) -> int:
     if site.role is Role.ATTENTION and site.bin is not None:
         return 1
     return math.prod(n for axis, n in enumerate(site.shape) if axis != site.axis)
+
+
+def scored(discovery: Discovery, active: set[str]) -> list[tuple[str, str]]:
+    """Attention of a GNN and the score that it is made of, by name, where the score has a choice."""
+    sites = {f.node: f.site.name for f in discovery.found if f.part is None}
+    attention = [f for f in discovery.found if f.site.role is Role.ATTENTION]
+    pairs = [(f.site.name, sites.get(score)) for f in attention if (score := score_of(f.node)) is not None]
+    return [(name, score) for name, score in pairs if score in active]
 
 
 def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.Node, int]) -> tuple[Value, ...]:

@@ -43,6 +43,10 @@ Watch = Callable[[Step], object]
 class Finetuned(Protocol):
     """What finetuning made of an assignment."""
 
+    @property
+    def assignment(self) -> Assignment:
+        """At which the training ended: another one, where the method of the recipe chooses formats."""
+
     def save(self, path: Path) -> object:
         """Write assignment, recipe, weights and history to `path`."""
 
@@ -138,14 +142,27 @@ class Problem(ABC):
 
     def require_training(self) -> None:
         """Raise `BadInput` where assignments cannot be finetuned, with what to add."""
-        raise BadInput(f"finetune: {type(self).__name__} has nothing to train; leave it out.")
+        raise BadInput(f"{type(self).__name__} has nothing to train; leave out finetune, and drivers that train.")
 
-    def finetune(self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None, watch: Watch) -> Finetuned:
-        """Train `assignment` by `recipe`; the same seed gives the same weights, bit for bit.
+    def steps_per_epoch(self) -> int:
+        """Batches of one pass over the training data; after `require_training`."""
+        raise NotImplementedError(f"{type(self).__name__} has no training data.")
+
+    def finetune(
+        self,
+        assignment: Assignment,
+        recipe: Recipe,
+        seed: int,
+        goal: Goal | None,
+        watch: Watch,
+        checkpoint: Path | None = None,
+    ) -> Finetuned:
+        """Train from `assignment` by `recipe`; the same seed gives the same weights, bit for bit.
 
         Args:
             goal: by whose measure on the validation split the best epoch is kept; None for the validation loss.
             watch: is told of each step. What it raises ends the training.
+            checkpoint: file that is written after each epoch; where it exists, training goes on from it.
 
         Raises:
             Diverged: the loss is not finite; the message has the epoch and the step.

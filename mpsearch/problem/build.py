@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
+from mpsearch.core.machine import free_bytes
 from mpsearch.graph.correct import BiasCorrection
 from mpsearch.graph.export import ExportError
 from mpsearch.graph.grids import SiteGrids
@@ -62,7 +63,7 @@ def build_problem(spec: Spec, weights: Path | None = None) -> ModelProblem:
     if weights is not None:
         _load(model, weights)
     model = model.to(device).eval()
-    batches: dict[str, list[Batch]] = {split: _batches(objective, split) for split in SPLITS}
+    batches: dict[str, list[Batch]] = {split: batches_of(objective, split) for split in SPLITS}
     return assemble(spec, objective, model, batches, device)
 
 
@@ -125,8 +126,10 @@ def assemble(
     correction = None if mode == "none" else BiasCorrection(interpreter, calibration, mode)
     runner = GraphRunner(interpreter, correction, streams, found.rows)
     costs = graph_costs(spec, space, computed, grids.packed)
-    make_trainer = partial(Trainer, spec, objective, model, batches, active)
-    return ModelProblem(objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer)
+    make_trainer = partial(Trainer, spec, objective, model, batches, space, lambda name: costs.cost(name, space))
+    return ModelProblem(
+        objective, runner, space, discovery.sites, costs, batches, state, make_trainer=make_trainer, inputs=found.inputs
+    )
 
 
 def prepare_machine(spec: Spec) -> torch.device:
@@ -163,17 +166,6 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def free_bytes() -> int:
-    """Memory that is free on this machine, as the kernel estimates it; 4 GiB where it does not say."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 << 30
-
-
 def _load(model: nn.Module, weights: Path) -> None:
     try:
         model.load_state_dict(load_file(weights))
@@ -192,7 +184,8 @@ def _guard(what: str, call: Any) -> Any:
         raise ObjectiveFailed(f"the objective's {what} raised {type(error).__name__}: {error}") from error
 
 
-def _batches(objective: Objective, split: Split) -> list[Batch]:
+def batches_of(objective: Objective, split: Split) -> list[Batch]:
+    """The batches of a split. Raises `ObjectiveFailed` where the objective gives none, or something else."""
     found = _guard(f"batches({split!r})", lambda: list(objective.batches(split)))
     if not found:
         raise ObjectiveFailed(f"the objective's batches({split!r}) gave no Batch; each split needs at least one.")

@@ -1,4 +1,4 @@
-"""Finetuning one assignment: epochs over the training data with fake quantization, the best one kept."""
+"""Training one assignment: epochs over the training data with a learner at the sites, the best one kept."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import Diverged
-from mpsearch.graph.straight import FakeQuantization
+from mpsearch.learn.base import Learner
 from mpsearch.problem.base import Step, Watch
+from mpsearch.problem.checkpoint import Checkpoint, generators, set_generators
 from mpsearch.problem.objective import Scores
 from mpsearch.problem.trained import Epoch, Trained
 from mpsearch.problem.trainer import Trainer
+from mpsearch.spec import registry
 from mpsearch.spec.schema import Recipe
 
 LAST_RATE = 0.01
@@ -38,75 +42,116 @@ def finetune(
     score: Callable[[Mapping[str, float]], float] | None = None,
     watch: Watch = unwatched,
     start: Mapping[str, Tensor] = MappingProxyType({}),
+    checkpoint: Path | None = None,
 ) -> Trained:
-    """Train `assignment` by `recipe`; the same seed gives the same weights.
+    """Train from `assignment` by `recipe`; the same seed gives the same weights.
+
+    A learner that chooses formats may end at another assignment, that of the result. Of the epochs that are compared,
+    those before the learner is settled are none.
 
     Args:
         score: of the objective's measures on the validation split, less is better; None for the validation loss.
             Among epochs of equal score the least validation loss decides.
         watch: is told of each step.
         start: tensors that training starts from instead of the model's own, by name.
+        checkpoint: file that is written after each epoch; where it exists, training goes on from it.
 
     Raises:
         Diverged: the loss is not finite; the message has the epoch and the step.
     """
     trainable = trainer.trainable
     trainable.load({**trainer.program.tensors, **start})
-    with _seeded(f"{seed} {assignment.key} {recipe.digest}"):
-        quantization = trainer.quantization(assignment, recipe.steps == "learned")
-        refit(trainer, quantization)
-        optimizer = _optimizer(recipe, list(trainable.parameters.values()), quantization.parameters())
-        history = [_epoch(trainer, quantization, score, None)]
-        best, kept = 0, trainable.tensors() | quantization.state()
-        for epoch in range(recipe.epochs):
+    subject = f"{seed} {assignment.key} {recipe.digest}"
+    with _seeded(subject):
+        learner = placed(trainer, assignment, recipe.method, recipe.options)
+        refit(trainer, learner)
+        optimizer = _optimizer(recipe, list(trainable.parameters.values()), learner.parameters())
+        past = None if checkpoint is None else Checkpoint.load(checkpoint, subject)
+        if past is None:
+            history = [_epoch(trainer, learner, score, None)]
+            best, kept = 0, trainable.tensors() | learner.state()
+        else:
+            history, best, kept = list(past.history), past.best, dict(past.kept)
+            _go_on(trainer, learner, optimizer, past)
+        settled = learner.settled
+        for epoch in range(len(history) - 1, recipe.epochs):
+            if recipe.patience is not None and epoch - best >= recipe.patience:
+                break
             for group in optimizer.param_groups:
                 group["lr"] = recipe.learning_rate * _cosine(epoch, recipe.epochs)
-            losses = _train(trainer, quantization, optimizer, recipe, epoch, watch)
-            refit(trainer, quantization)
-            history.append(_epoch(trainer, quantization, score, losses))
-            if (history[-1].score, history[-1].validation_loss) < (history[best].score, history[best].validation_loss):
-                best, kept = len(history) - 1, trainable.tensors() | quantization.state()
-            elif recipe.patience is not None and len(history) - 1 - best >= recipe.patience:
-                break
-    return Trained(assignment, recipe, kept, tuple(history), best)
+            losses = _train(trainer, learner, optimizer, recipe, epoch, watch)
+            refit(trainer, learner)
+            history.append(_epoch(trainer, learner, score, losses))
+            last, held = history[-1], history[best]
+            if not settled or (last.score, last.validation_loss) < (held.score, held.validation_loss):
+                best, kept = len(history) - 1, trainable.tensors() | learner.state()
+            settled = learner.settled
+            if checkpoint is not None:
+                learned = [p.detach().clone() for p in learner.parameters()]
+                state, drawn = optimizer.state_dict(), generators()
+                facts = trainable.tensors(), learned, learner.extra(), state, history, best, kept, drawn
+                Checkpoint(subject, *facts).save(checkpoint)
+    changed = {trainer.program.sites[i].name: fmt for i, fmt in learner.changed().items()}
+    return Trained(Assignment({**assignment, **changed}), recipe, kept, tuple(history), best)
 
 
-def restored(trainer: Trainer, trained: Trained) -> FakeQuantization:
+def placed(trainer: Trainer, assignment: Assignment, method: str, options: Mapping[str, Any]) -> Learner:
+    """A learner at the sites of the trainer's model, not yet fitted."""
+    learner: Learner = registry.load("learners", method)(**options)
+    trainer.place(learner, assignment)
+    return learner
+
+
+def restored(trainer: Trainer, trained: Trained) -> Learner:
     """Load `trained` into the trainer: its parameters, and what stands at the sites."""
     trainer.trainable.load(trained.tensors)
-    quantization = trainer.quantization(trained.assignment, trained.recipe.steps == "learned")
-    refit(trainer, quantization)
-    if quantization.parameters():
-        quantization.restore(trained.tensors)
-        refit(trainer, quantization)  # on what the learned steps leave
-    return quantization
+    recipe = trained.recipe
+    scores_as = cast("type[Learner]", registry.load("learners", recipe.method)).scores_as
+    learner = placed(trainer, trained.assignment, scores_as or recipe.method, {} if scores_as else recipe.options)
+    refit(trainer, learner)
+    if learner.state():
+        learner.restore(trained.tensors)
+        refit(trainer, learner)  # on what was learned
+    return learner
 
 
-def refit(trainer: Trainer, quantization: FakeQuantization) -> None:
-    """Fit the grids whose steps are not learned, on the parameters and the calibration batches."""
-    quantization.fit(lambda look: trainer.calibrate(look, quantization))
+def refit(trainer: Trainer, learner: Learner) -> None:
+    """Fit what is fitted, on the parameters and the calibration batches."""
+    learner.fit(lambda look: trainer.calibrate(look, learner))
+
+
+def _go_on(trainer: Trainer, learner: Learner, optimizer: torch.optim.Optimizer, past: Checkpoint) -> None:
+    trainer.trainable.load(past.parameters)
+    with torch.no_grad():
+        for parameter, value in zip(learner.parameters(), past.learned, strict=True):
+            parameter.copy_(value)
+    learner.take_extra(past.extra)
+    optimizer.load_state_dict(past.optimizer)
+    refit(trainer, learner)
+    set_generators(past.generators)
 
 
 def _train(
-    trainer: Trainer,
-    quantization: FakeQuantization,
-    optimizer: torch.optim.Optimizer,
-    recipe: Recipe,
-    epoch: int,
-    watch: Watch,
+    trainer: Trainer, learner: Learner, optimizer: torch.optim.Optimizer, recipe: Recipe, epoch: int, watch: Watch
 ) -> float:
     """One epoch; the mean loss of its steps."""
     total, step = 0.0, 0
+    learner.advance(epoch, recipe.epochs)
+    learner.training = True
     for step, batch in enumerate(trainer.training_batches(epoch), start=1):
-        loss = trainer.loss(batch, quantization, recipe.distill)
+        loss = trainer.loss(batch, learner, recipe.distill, recipe.temperature)
+        penalty = learner.penalty()
+        loss = loss if penalty is None else loss + penalty
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(f"finetuning diverged: the loss was {value} at step {step} of epoch {epoch + 1}.")
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        learner.stepped()
         total += value
         watch(Step(epoch + 1, recipe.epochs, step, value))
+    learner.training = False
     return total / max(1, step)
 
 
@@ -117,11 +162,11 @@ def means(scores: Scores) -> dict[str, float]:
 
 def _epoch(
     trainer: Trainer,
-    quantization: FakeQuantization,
+    learner: Learner,
     score: Callable[[Mapping[str, float]], float] | None,
     training_loss: float | None,
 ) -> Epoch:
-    outputs, batches = list(trainer.outputs("validation", quantization)), trainer.batches["validation"]
+    outputs, batches = list(trainer.outputs("validation", learner)), trainer.batches["validation"]
     samples = sum(batch.n for batch in batches)
     pairs = zip(outputs, batches, strict=True)
     loss = sum(float(trainer.loss_of(output, batch)) * batch.n / samples for output, batch in pairs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, TypeVar
 
@@ -62,7 +62,7 @@ def graphed(
     with taken_by_layers(model):
         lowered = export(model, [example for found in listed.values() for example in found], keep_dropout)
     fold_batch_norm(lowered)
-    inputs = Inputs(lowered, listed["validation"][0], weighted)
+    inputs = Inputs.of_graph(lowered, listed["validation"][0], weighted)
     made = _of_each(examples, inputs.of)
     given = examples["validation"][0]
     with torch.no_grad():
@@ -71,7 +71,7 @@ def graphed(
     times = counted(discovery)
     if bins := binned(spec, discovery.sites):
         if any(example.degrees is not None for found in examples.values() for example in found):
-            inputs.take_degrees()
+            inputs = replace(inputs, takes_degrees=True)
             made = _of_each(examples, inputs.of)
             add_degrees(lowered, made["validation"][0][0][-1])
         calibration = [leaves for leaves, _ in made["calibration"]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from mpsearch.core.errors import BadInput
 from mpsearch.graph.export import Example, Lowered
 from mpsearch.graph.runner import pad
 from mpsearch.graph.sparse import is_sparse, passes_messages, with_edges
-from mpsearch.graph.structure import edge_ends
+from mpsearch.graph.structure import EdgeEnd, edge_ends
 from mpsearch.problem.objective import Batch
 
 
@@ -52,41 +53,47 @@ def check_lists(model: nn.Module, given: Example) -> None:
         )
 
 
+@dataclass(frozen=True)
 class Inputs:
     """Makes batches ready for one graph.
 
     Args:
-        lowered: the graph.
-        first: what it was exported with; keywords come in the order of its own.
-        weighted: whether a sparse adjacency was taken with its values.
+        padded: rows of a batch where the export fixed them, else None.
+        batched: places of the inputs that have such rows.
+        keywords: names of keyword inputs, in the order of the graph.
+        weighted: whether a sparse adjacency is taken with its values.
+        ends: what is looked up by the ends of edges.
+        takes_degrees: whether degrees are the last of the inputs.
     """
 
-    def __init__(self, lowered: Lowered, first: Example, weighted: bool = False) -> None:
-        self._padded, self._batched, self._keywords = lowered.padded, lowered.batched, tuple(first.kwargs)
-        self._weighted = weighted
-        self._ends = edge_ends(lowered)
-        self._takes_degrees = False
+    padded: int | None
+    batched: tuple[int, ...]
+    keywords: tuple[str, ...]
+    weighted: bool = False
+    ends: tuple[EdgeEnd, ...] = ()
+    takes_degrees: bool = False
+
+    @classmethod
+    def of_graph(cls, lowered: Lowered, first: Example, weighted: bool = False) -> Inputs:
+        """Those of `lowered`, which was exported with `first`."""
+        return cls(lowered.padded, lowered.batched, tuple(first.kwargs), weighted, tuple(edge_ends(lowered)))
 
     def of(self, given: Example) -> tuple[list[Any], int]:
         """Flat inputs, and how many rows are the batch's own where it was padded, else 0.
 
         Raises `BadInput` on an edge that begins or ends at a node that is not there, and on degrees that fit no batch.
         """
-        found = with_lists(given, self._weighted)
-        leaves = Example(found.args, {name: found.kwargs[name] for name in self._keywords}).leaves()
+        found = with_lists(given, self.weighted)
+        leaves = Example(found.args, {name: found.kwargs[name] for name in self.keywords}).leaves()
         self._check_edges(leaves)
-        degrees = [self._degrees(given.degrees, leaves)] if self._takes_degrees else []
-        if self._padded is None:
+        degrees = [self._degrees(given.degrees, leaves)] if self.takes_degrees else []
+        if self.padded is None:
             return [*leaves, *degrees], 0
-        rows = len(leaves[self._batched[0]])
-        return [*pad(leaves, self._batched, self._padded), *degrees], rows
-
-    def take_degrees(self) -> None:
-        """From now on give degrees as the last of the inputs."""
-        self._takes_degrees = True
+        rows = len(leaves[self.batched[0]])
+        return [*pad(leaves, self.batched, self.padded), *degrees], rows
 
     def _check_edges(self, leaves: list[Any]) -> None:
-        for end in self._ends:
+        for end in self.ends:
             nodes, index = end.nodes(leaves), leaves[end.edges][end.row]
             wrong = index[(index < 0) | (index >= nodes)]
             if len(wrong):
@@ -98,7 +105,7 @@ class Inputs:
     def _degrees(self, degrees: Tensor | None, leaves: list[Any]) -> Tensor:
         if degrees is None:
             raise BadInput("it has no degrees, and others have: give every Batch degrees=..., or none.")
-        nodes = max((end.nodes(leaves) for end in self._ends), default=len(degrees))
+        nodes = max((end.nodes(leaves) for end in self.ends), default=len(degrees))
         if degrees.shape != (nodes,) or degrees.is_floating_point() or bool((degrees < 0).any()):
             raise BadInput(
                 f"degrees are {degrees.dtype} of shape {tuple(degrees.shape)}; give the in-degree of each of the "

@@ -29,6 +29,7 @@ from mpsearch.graph.memo import nbytes
 from mpsearch.graph.runner import GraphRunner, Runner
 from mpsearch.problem.base import GoesOn, Problem, Watch
 from mpsearch.problem.finetune import finetune, restored, unwatched
+from mpsearch.problem.inputs import Inputs
 from mpsearch.problem.model_probe import ModelProbe
 from mpsearch.problem.objective import Batch, Objective
 from mpsearch.problem.trained import Trained
@@ -56,6 +57,7 @@ class ModelProblem(Problem):
         weights: float weights by name, for the fingerprint and for keeping.
         limits: what this way of running the model cannot do, one sentence each; empty for the exported graph.
         make_trainer: exports the model for training; None where it cannot be exported.
+        inputs: makes batches ready for the graph; None where there is none.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class ModelProblem(Problem):
         weights: Mapping[str, Tensor],
         limits: Sequence[str] = (),
         make_trainer: Callable[[], Trainer] | None = None,
+        inputs: Inputs | None = None,
     ) -> None:
         self.objective = objective
         self.runner = runner
@@ -86,6 +89,7 @@ class ModelProblem(Problem):
         self._chunk = 1
         self._probe: ModelProbe | None = None
         self._make_trainer = make_trainer
+        self.inputs = inputs
         self._trainer: Trainer | None = None
 
     @property
@@ -127,8 +131,14 @@ class ModelProblem(Problem):
 
     def require_training(self) -> None:
         if self._make_trainer is None:
-            raise BadInput("finetune: needs the exported model, and this one runs by module hooks; leave it out.")
+            raise BadInput(
+                "training needs the exported model, and this one runs by module hooks; leave out finetune, and drivers "
+                "that train."
+            )
         refuse_to_train(self.objective)
+
+    def steps_per_epoch(self) -> int:
+        return sum(1 for _ in self.trainer.training_batches(0))
 
     @property
     def trainer(self) -> Trainer:
@@ -140,12 +150,18 @@ class ModelProblem(Problem):
         return self._trainer
 
     def finetune(
-        self, assignment: Assignment, recipe: Recipe, seed: int, goal: Goal | None = None, watch: Watch = unwatched
+        self,
+        assignment: Assignment,
+        recipe: Recipe,
+        seed: int,
+        goal: Goal | None = None,
+        watch: Watch = unwatched,
+        checkpoint: Path | None = None,
     ) -> Trained:
         score, trainer = None if goal is None else goal.loss, self.trainer
         assert isinstance(self.runner, GraphRunner)
         start = self.runner.corrected_biases(assignment)
-        return finetune(trainer, assignment, recipe, seed, score, watch, start)
+        return finetune(trainer, assignment, recipe, seed, score, watch, start, checkpoint)
 
     def evaluate_finetuned(self, weights: Path, split: str = "validation") -> Evaluation:
         return self.evaluate_trained(Trained.load(weights), split)

@@ -1,4 +1,4 @@
-"""What finetuning makes of an assignment, in memory and as a file."""
+"""What a training makes of an assignment, in memory and as a file."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Trained:
-    """An assignment after its finetuning.
+    """An assignment after its training.
 
     Args:
-        assignment: of formats.
+        assignment: at which the training ended.
         recipe: by which it was trained.
         tensors: parameters by name, and learned steps of grids (`step/SITE`, `zero_point/SITE`).
         history: one entry before training, then one per epoch.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,11 +12,13 @@ from torch.utils import _pytree as pytree
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput, MpsearchError, ObjectiveFailed
+from mpsearch.core.space import Space
+from mpsearch.cost.terms import Cost
 from mpsearch.graph.export import ExportError
 from mpsearch.graph.program import Kind, compile_program
 from mpsearch.graph.runner import layout, on_cpu
-from mpsearch.graph.straight import FakeQuantization
 from mpsearch.graph.training import AtSite, Look, Trainable, as_it_is
+from mpsearch.learn.base import Learner
 from mpsearch.problem.graphed import graphed
 from mpsearch.problem.inputs import example
 from mpsearch.problem.objective import Batch, Objective
@@ -45,7 +47,8 @@ class Trainer:
         objective: gives training data and the loss.
         model: the float model.
         batches: by split: `calibration`, `validation`, `test`.
-        active: names of the sites that have a choice.
+        space: the choices.
+        cost: tables of a cost over the space, by its name; None for what is no cost.
 
     Raises:
         BadInput: the objective has no loss or no training data.
@@ -58,11 +61,13 @@ class Trainer:
         objective: Objective,
         model: nn.Module,
         batches: Mapping[str, Sequence[Batch]],
-        active: Sequence[str],
+        space: Space,
+        cost: Callable[[str], Cost | None],
     ) -> None:
         refuse_to_train(objective)
         self.objective = objective
         self.batches = batches
+        self._space, self._cost = space, cost
         self._device = torch.device(spec.engine.device)
         examples = {split: [example(batch, self._device) for batch in found] for split, found in batches.items()}
         examples["training"] = [example(batch, self._device) for batch in self._of_all_sizes()]
@@ -70,12 +75,12 @@ class Trainer:
             found = graphed(spec, model, examples, keep_dropout=True)
         except ExportError as error:
             raise ObjectiveFailed(f"the model cannot be exported for its training batches. {error}") from error
-        self._inputs = found.inputs
+        self.inputs = found.inputs
         trained = found.lowered.parameters - found.lowered.frozen or found.lowered.parameters
-        self.program = compile_program(found.lowered, found.discovery, active)
+        self.program = compile_program(found.lowered, found.discovery, list(space.choice_of))
         self.program.tensors = {name: layout(t, self._device) for name, t in self.program.tensors.items()}
         self.trainable = Trainable(self.program, trained)
-        self._ready = {split: [self._lay_out(*self._inputs.of(e)) for e in examples[split]] for split in batches}
+        self._ready = {split: [self._lay_out(*self.inputs.of(e)) for e in examples[split]] for split in batches}
         self._last: tuple[list[Any], Ready] | None = None
 
     def _of_all_sizes(self) -> Iterator[Batch]:
@@ -104,22 +109,22 @@ class Trainer:
                 f"the objective's training_batches({epoch}) raised {type(error).__name__}: {error}"
             ) from error
 
-    def quantization(self, assignment: Assignment, learns: bool) -> FakeQuantization:
-        """What stands at the sites at `assignment`, not yet fitted."""
+    def place(self, learner: Learner, assignment: Assignment) -> None:
+        """Give `learner` the sites of the program, in the formats of `assignment`."""
         weights = {
             step.site: self.trainable.parameters.get(step.name, self.program.tensors[step.name])
             for step in self.program.steps
             if step.kind is Kind.PARAMETER and step.site is not None
         }
-        formats = [assignment.at(site.name) for site in self.program.sites]
-        return FakeQuantization(self.program.sites, formats, learns, weights)
+        learner.offer(self._space, self._cost)
+        learner.place(self.program.sites, [assignment.at(site.name) for site in self.program.sites], weights)
 
     def calibrate(self, look: Look, at_site: AtSite) -> None:
         """Run the calibration batches, for what is fitted on them."""
         for inputs, _ in self._ready["calibration"]:
             self.trainable.run(inputs, at_site, look=look)
 
-    def loss(self, batch: Batch, at_site: AtSite, distill: float = 0.0) -> Tensor:
+    def loss(self, batch: Batch, at_site: AtSite, distill: float = 0.0, temperature: float = 1.0) -> Tensor:
         """Of one training batch; a share `distill` of it is the divergence from the float model.
 
         With dropout, unless all of it is: what is taught every output of the float model does not overfit labels.
@@ -131,7 +136,7 @@ class Trainer:
             return loss
         with torch.no_grad():
             teacher = self._own(self.trainable.run(inputs, as_it_is, original=True), rows)
-        return (1 - distill) * loss + distill * divergence(flat, teacher)
+        return (1 - distill) * loss + distill * divergence(flat, teacher, temperature)
 
     def loss_of(self, output: Any, batch: Batch) -> Tensor:
         """The objective's own loss. Raises `ObjectiveFailed` where it raises, or gives no scalar."""
@@ -155,7 +160,7 @@ class Trainer:
         """The inputs of a batch; those of the last one again where they are the same tensors (a graph, as a whole)."""
         source = pytree.tree_leaves((batch.args, dict(batch.kwargs)))
         if self._last is None or len(source) != len(self._last[0]) or any(map(_differ, source, self._last[0])):
-            self._last = source, self._lay_out(*self._inputs.of(example(batch, self._device)))
+            self._last = source, self._lay_out(*self.inputs.of(example(batch, self._device)))
         return self._last[1]
 
     def _lay_out(self, flat: list[Any], rows: int) -> Ready:
@@ -174,15 +179,26 @@ class Trainer:
         return pytree.tree_unflatten(list(flat), self.program.out_spec)
 
 
-def divergence(flat: Sequence[Any], teacher: Sequence[Any]) -> Tensor:
+def divergence(flat: Sequence[Any], teacher: Sequence[Any], temperature: float = 1.0) -> Tensor:
     """Kullback-Leibler divergence of `flat` outputs, as logits along their last axis, from those of the teacher; mean
-    over rows."""
+    over rows.
+
+    Logits are divided by the temperature, and the divergence multiplied with its square, so that gradients keep their
+    size (Hinton et al., "Distilling the knowledge in a neural network", arXiv 1503.02531).
+    """
     parts = [
-        F.kl_div(ours.log_softmax(-1), theirs.log_softmax(-1), reduction="none", log_target=True).sum(-1).mean()
+        F.kl_div(
+            ours.div(temperature).log_softmax(-1),
+            theirs.div(temperature).log_softmax(-1),
+            reduction="none",
+            log_target=True,
+        )
+        .sum(-1)
+        .mean()
         for ours, theirs in zip(flat, teacher, strict=True)
         if isinstance(ours, Tensor) and ours.is_floating_point() and ours.ndim
     ]
-    return torch.stack(parts).sum()
+    return temperature**2 * torch.stack(parts).sum()
 
 
 def _differ(one: Any, other: Any) -> bool:

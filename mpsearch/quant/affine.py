@@ -12,9 +12,11 @@ Formulas: Wu et al., "Integer Quantization for Deep Learning Inference" (2020), 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -99,8 +101,19 @@ class AffineGrid(Grid):
         return 8 * (packed_bytes(prod(shape), self.bits) + 4 * self.scale.numel() + zero_points)
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
-        stored = {"codes": self._pack(self.codes(x)), "scale": self.scale.cpu()}
+        return {"codes": self._pack(self.codes(x)), **self.static()}
+
+    def static(self) -> dict[str, Tensor]:
+        stored = {"scale": self.scale.cpu().contiguous()}
         return stored if self.zero_point is None else stored | {"zero_point": self._pack(self.zero_point)}
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        scale = static["scale"]
+        grid = cls(**{**plain, "scale": scale, "zero_point": None})
+        if "zero_point" not in static:
+            return grid
+        return replace(grid, zero_point=grid._unpack(static["zero_point"], tuple(scale.shape)))
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         codes, scale = self._unpack(stored["codes"], shape), stored["scale"]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -158,26 +159,33 @@ class BasesGrid(Grid):
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         places, _ = self._bases.nearest(self.groups.of(finite(x)))
         digits = torch.stack([places.cpu() >> i & 1 for i in range(self._width)], dim=1)
-        coordinates = self.coordinates.cpu()[self._has(self.counts.cpu())]
-        stored = {
-            "codes": pack_codes(digits[self._holds(self.counts.cpu())], 1),
-            "coordinates": coordinates.half() if self.coordinate_bits == 16 else coordinates,
-        }
-        if self.most is not None:
-            stored["counts"] = pack_codes(self.counts, self.most.bit_length())
-        return stored
+        return {"codes": pack_codes(digits[self._holds()], 1), **self.static()}
+
+    def static(self) -> dict[str, Tensor]:
+        coordinates = self.coordinates.cpu()[_has(self.counts.cpu(), self._width)]
+        stored = {"coordinates": coordinates.half() if self.coordinate_bits == 16 else coordinates}
+        return stored if self.most is None else stored | {"counts": pack_codes(self.counts, self.most.bit_length())}
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        most, flat, number = plain["most"], static["coordinates"].float(), len(plain["groups"].sizes())
+        width = len(flat) // number if most is None else most
+        counts = torch.full((number,), width)
+        if most is not None:
+            counts = unpack_codes(static["counts"], most.bit_length(), number).long()
+        coordinates = torch.zeros(number, width)
+        coordinates[_has(counts, width)] = flat
+        return cls(coordinates, counts, **plain)
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        number, counts = len(self._sizes(shape)), self.counts.cpu()
-        if self.most is not None:
-            counts = unpack_codes(stored["counts"], self.most.bit_length(), number).long()
-        holds = self._holds(counts)
+        self._sizes(shape)
+        plain = {"groups": self.groups, "coordinate_bits": self.coordinate_bits, "most": self.most}
+        grid = self.from_static(stored, shape, **plain)
+        holds = grid._holds()
         digits = torch.zeros(holds.shape, dtype=torch.int64)
         digits[holds] = unpack_codes(stored["codes"], 1, int(holds.sum())).long()
-        coordinates = torch.zeros(number, self._width)
-        coordinates[self._has(counts)] = stored["coordinates"].float()
-        places = (digits << torch.arange(self._width)[:, None]).sum(dim=1)
-        return self.groups.back(Bases(coordinates).levels.gather(1, places)).contiguous()
+        places = (digits << torch.arange(grid._width)[:, None]).sum(dim=1)
+        return self.groups.back(grid._bases.levels.gather(1, places)).contiguous()
 
     @property
     def _width(self) -> int:
@@ -188,11 +196,12 @@ class BasesGrid(Grid):
             raise ValueError(f"bases were fitted to the shape {self.groups.shape}, not to {tuple(shape)}.")
         return self.groups.sizes()
 
-    def _has(self, counts: Tensor) -> Tensor:
-        """Which coordinates there are, bool [groups, most]."""
-        return torch.arange(self._width) < counts[:, None]
-
-    def _holds(self, counts: Tensor) -> Tensor:
+    def _holds(self) -> Tensor:
         """Which digits there are, bool [groups, most, size]."""
         inside = torch.arange(self.groups.size) < self.groups.sizes()[:, None]
-        return self._has(counts)[..., None] & inside[:, None]
+        return _has(self.counts.cpu(), self._width)[..., None] & inside[:, None]
+
+
+def _has(counts: Tensor, width: int) -> Tensor:
+    """Which of `width` coordinates there are, bool [groups, width]."""
+    return torch.arange(width) < counts[:, None]

@@ -61,8 +61,7 @@ class BinaryGrid(Grid):
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         codes = finite(x).float() >= self.grain.spread(self._middle, x.shape)
-        stored = {"codes": pack_codes(codes.contiguous(), 1), "span": self.span.cpu()}
-        return stored if self.low is None else stored | {"low": self.low.cpu()}
+        return {"codes": pack_codes(codes.contiguous(), 1), **self.static()}
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         span = stored["span"]

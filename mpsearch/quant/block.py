@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -94,7 +94,21 @@ class BlockGrid(Grid):
         blocks = blocks_of(rows, self.block)
         codes = self._codes(blocks)
         numbers = self.kind.nearest_(blocks / self.scales(codes)[..., None])
-        return {"codes": self.kind.pack(unblocked(numbers, rows.shape[1])), "scales": codes.reshape(-1).cpu()}
+        made = {"codes": self.kind.pack(unblocked(numbers, rows.shape[1])), "scales": codes.reshape(-1).cpu()}
+        return made | self.static()
+
+    def static(self) -> dict[str, Tensor]:
+        found = super().static()
+        if self.codes is not None:  # in `pack` this is the name of the codes of the elements
+            found["scales"] = found.pop("codes").reshape(-1)
+        return found
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        rest = {name: tensor for name, tensor in static.items() if name != "scales"}
+        if "scales" in static:
+            plain["codes"] = static["scales"].reshape(plain["rows"].size(shape)[0], -1)
+        return super().from_static(rest, shape, **plain)
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         rows, n = self.rows.size(shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, ClassVar, Self, cast
 
@@ -31,7 +32,7 @@ class Grid(ABC):
         """What a tensor of `shape` is stored as: its codes, as many as it has elements unless they are shared or left
         out; then scales, indices or pointers, if they are worked out from each tensor that comes.
 
-        The rest of `nbits` is what a quantized value stores once, with the model.
+        The rest of `nbits` is `static`: what a quantized value stores once, with the model.
         """
 
     @abstractmethod
@@ -48,6 +49,22 @@ class Grid(ABC):
     @abstractmethod
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         """Inverse of `pack`: contiguous float32 on the CPU, equal bit for bit to `round_trip` of the float32 `x`."""
+
+    def static(self) -> dict[str, Tensor]:
+        """What is stored whatever tensor comes, by the names it has in `pack`, on the CPU: scales, codebooks."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(cast(Any, self)))
+        return {name: value.cpu().contiguous() for name, value in named if isinstance(value, Tensor)}
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        """The grid again, for tensors of `shape`: what comes out of it, and of what it packed, is the same.
+
+        Args:
+            static: what `static` gave.
+            plain: fields that hold no tensor.
+        """
+        del shape
+        return cls(**plain, **{f.name: static[f.name] for f in fields(cast(Any, cls)) if f.name in static})
 
     def round_trip_(self, x: Tensor) -> Tensor:
         """`round_trip` in place, for callers that own `x` and have no other use for it. Returns `x`."""

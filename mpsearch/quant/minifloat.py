@@ -18,6 +18,7 @@ from mpsearch.quant.grid import Grid, finite
 from mpsearch.quant.packing import pack_codes, packed_bytes, unpack_codes
 from mpsearch.quant.scale import Levels, fit_scale
 
+_MOST_BITS = 16
 _EXPONENT = 0x7F80_0000  # of a float32
 
 
@@ -40,6 +41,10 @@ class MiniFloat:
     lowest: int
     unused: int = 0
     signed: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.exponent >= 0 and self.mantissa >= 0 and self.bits <= _MOST_BITS):
+            raise ValueError(f"a small float has at most {_MOST_BITS} bits, not {self}.")
 
     @property
     def bits(self) -> int:
@@ -122,7 +127,7 @@ class MiniFloatGrid(Grid):
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         numbers = self.kind.nearest_((finite(x).float() * self.grain.spread(1.0 / self.scale, x.shape)).contiguous())
-        return {"codes": self.kind.pack(numbers), "scale": self.scale.cpu()}
+        return {"codes": self.kind.pack(numbers), **self.static()}
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         numbers = self.kind.unpack(stored["codes"], prod(shape)).reshape(shape)

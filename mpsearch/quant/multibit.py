@@ -73,8 +73,8 @@ class Multibit(Quantizer):
 
     def fit(self, sample: Tensor, fmt: Format, role: Role, axis: int) -> BasesGrid:
         words, _ = _read(self.canonical(fmt, role), role)
-        groups, adaptive = Groups.named(words["group"], axis, sample.shape), words["share"] == "adaptive"
-        most = min(_MOST, ceil(fmt.bits) + _SPARE) if adaptive else int(fmt.bits)
+        groups = Groups.named(words["group"], axis, sample.shape)
+        adaptive, most = is_adaptive(fmt), most_bases(fmt)
         rows = groups.of(finite(sample).cpu())  # on the CPU: equal grids everywhere
         sizes = groups.sizes()
         half = words["coordinate"] == "a16"
@@ -97,6 +97,16 @@ class Multibit(Quantizer):
     def width(self, fmt: Format) -> Width:
         """As many binary vectors as bases, on average; without units for those, float32 sums of coordinates."""
         return Width(32, "fp", significant=fmt.bits, is_binary=True, code=f"{fmt.scheme}{fmt.bits:g}")
+
+
+def is_adaptive(fmt: Format) -> bool:
+    """Whether groups in the canonical `fmt` have different numbers of bases."""
+    return "adaptive" in fmt.options or fmt.bits != int(fmt.bits)
+
+
+def most_bases(fmt: Format) -> int:
+    """How many bases a group in the canonical `fmt` has at most."""
+    return min(_MOST, ceil(fmt.bits) + _SPARE) if is_adaptive(fmt) else int(fmt.bits)
 
 
 def allocate(errors: Tensor, sizes: Tensor, bits: float) -> Tensor:

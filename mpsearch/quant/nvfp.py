@@ -61,9 +61,6 @@ class NvfpGrid(BlockGrid):
     def nbits(self, shape: tuple[int, ...]) -> int:
         return super().nbits(shape) + 32
 
-    def pack(self, x: Tensor) -> dict[str, Tensor]:
-        return super().pack(x) | {"whole": self.whole.cpu()}
-
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         return super(NvfpGrid, replace(self, whole=stored["whole"])).unpack(stored, shape)
 

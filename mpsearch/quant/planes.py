@@ -106,7 +106,7 @@ class OddGrid(Grid):
     def pack(self, x: Tensor) -> dict[str, Tensor]:
         halves = _nearest_(finite(x).float() * self.grain.spread(self._inverse, x.shape), self.bits)
         codes = (halves + (2**self.bits - 1) / 2).to(torch.int32)
-        return {"codes": pack_planes(codes, self.bits), "scale": self.scale.cpu()}
+        return {"codes": pack_planes(codes, self.bits), **self.static()}
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         codes = unpack_planes(stored["codes"], self.bits, prod(shape)).reshape(shape)

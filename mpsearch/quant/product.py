@@ -30,7 +30,9 @@ Source: Stock et al., "And the Bit Goes Down: Revisiting the Quantization of Neu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -82,14 +84,14 @@ class CodebookGrid(Grid):
     def round_trip(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         out = torch.empty_like(x) if out is None else out
         rows = self.rows.of(x)
-        near = self.codebook[self._indices(rows)].reshape(len(rows), -1)
+        near = self.codebook[self.indices(rows)].reshape(len(rows), -1)
         return out.copy_(self.rows.back(near[:, : rows.shape[1]], x.shape))
 
     def on_blocks(self, row: Tensor) -> Tensor:
         """What a row [1, n] of whole blocks becomes."""
-        return self.codebook[self._indices(row)].reshape(row.shape)
+        return self.codebook[self.indices(row)].reshape(row.shape)
 
-    def _indices(self, rows: Tensor) -> Tensor:
+    def indices(self, rows: Tensor) -> Tensor:
         """Nearest centroids, int64 [rows, blocks]."""
         size = self.codebook.shape[1]
         blocks = blocks_of(rows, size)
@@ -118,10 +120,16 @@ class CodebookGrid(Grid):
         return rows * -(-n // self.codebook.shape[1])
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
-        indices = self._indices(self.rows.of(finite(x)))
-        codebook = self.codebook.cpu()
-        stored = codebook.half() if self.centroid_bits == 16 else codebook
-        return {"codes": pack_codes(indices, self.index_bits), "codebook": stored}
+        return {"codes": pack_codes(self.indices(self.rows.of(finite(x))), self.index_bits), **self.static()}
+
+    def static(self) -> dict[str, Tensor]:
+        """The codebook alone: who is nearest is known by then."""
+        codebook = self.codebook.cpu().contiguous()
+        return {"codebook": codebook.half() if self.centroid_bits == 16 else codebook}
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        return super().from_static({"codebook": static["codebook"].float()}, shape, **plain)
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         codebook, (rows, n) = stored["codebook"].float(), self.rows.size(shape)
@@ -161,11 +169,11 @@ class Product(Quantizer):
         found = centroids(points if metric is None else points @ metric.T, 2**index_bits)
         if metric is not None:
             found = torch.linalg.solve(metric.double(), found.T.double()).T.float()
-        grid = CodebookGrid(_stored(found, centroid_bits), index_bits, centroid_bits, rows, metric)
+        grid = CodebookGrid(as_stored(found, centroid_bits), index_bits, centroid_bits, rows, metric)
         if words["range"] == "gain":
             some = points[:: -(-len(points) // _JUDGED)].reshape(1, -1)
             factor = stretch(some, lambda factor: replace(grid, codebook=grid.codebook * factor).on_blocks(some))
-            grid = replace(grid, codebook=_stored(grid.codebook * factor, centroid_bits))
+            grid = replace(grid, codebook=as_stored(grid.codebook * factor, centroid_bits))
         return grid.to(sample.device)
 
     def width(self, fmt: Format) -> Width:
@@ -173,8 +181,8 @@ class Product(Quantizer):
         return Width(32 if "c32" in fmt.options else 16, "fp", code=f"{fmt.scheme}{fmt.bits:g}")
 
 
-def _stored(codebook: Tensor, bits: int) -> Tensor:
-    """As it is stored, float32."""
+def as_stored(codebook: Tensor, bits: int) -> Tensor:
+    """A codebook as it is stored in numbers of `bits` bits, float32."""
     if bits == 16:
         most = torch.finfo(torch.float16).max
         codebook = codebook.clamp(-most, most).half().float()

@@ -36,7 +36,7 @@ from mpsearch.quant.rowscale import SCALE_BITS, RowScaleGrid
 _OPTIONS = Options(("mse", "max", "row"), range="mse|max|row")
 _DEFAULTS = {"range": "mse"}
 _FLOATS = {16: torch.float16, 32: torch.float32}
-_POINTER_BITS = 32
+POINTER_BITS = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +62,11 @@ class SparseGrid(Grid):
     def arrays(self, shape: tuple[int, ...]) -> tuple[Codes, ...]:
         (rows, n), entries = self.rows.size(shape), self.entries(shape)
         found = (Codes(rows, SCALE_BITS),) if self._by_row else self.inner.arrays((entries,))
-        return (*found, Codes(entries, _index_bits(n)), Codes(rows + 1, _POINTER_BITS))
+        return (*found, Codes(entries, index_bits(n)), Codes(rows + 1, POINTER_BITS))
 
     def nbits(self, shape: tuple[int, ...]) -> int:
         (rows, n), entries = self.rows.size(shape), self.entries(shape)
-        made = _POINTER_BITS * (rows + 1) + 8 * packed_bytes(entries, _index_bits(n))
+        made = POINTER_BITS * (rows + 1) + 8 * packed_bytes(entries, index_bits(n))
         return made + (SCALE_BITS * rows if self._by_row else self.inner.nbits((entries,)))
 
     def entries(self, shape: tuple[int, ...]) -> int:
@@ -83,7 +83,7 @@ class SparseGrid(Grid):
         counts = torch.bincount(row, minlength=len(rows))
         stored = {
             "pointers": torch.cat((counts.new_zeros(1), counts.cumsum(0))).to(torch.int32).cpu(),
-            "indices": _pack_indices(column, _index_bits(rows.shape[1])),
+            "indices": pack_indices(column, index_bits(rows.shape[1])),
         }
         if self._by_row:
             return stored | {"value": RowScaleGrid.split(self.rows.of(x))[1].cpu()}
@@ -96,13 +96,16 @@ class SparseGrid(Grid):
         rows, n = self.rows.size(shape)
         counts = stored["pointers"].long().diff()
         row, entries = torch.arange(rows).repeat_interleave(counts), int(counts.sum())
-        column = _unpack_indices(stored["indices"], _index_bits(n), entries)
+        column = unpack_indices(stored["indices"], index_bits(n), entries)
         found = torch.zeros(rows, n)
         if self._by_row:
             found[row, column] = stored["value"][row]
         elif entries:
             found[row, column] = self.inner.unpack(stored, (entries,))
         return self.rows.back(found, shape).contiguous()
+
+    def static(self) -> dict[str, Tensor]:
+        return self.inner.static()
 
     def to(self, device: torch.device | str) -> Self:
         return replace(self, inner=self.inner.to(device))
@@ -144,16 +147,19 @@ class Sparse(Quantizer):
         return Width(int(fmt.bits), "fp" if fmt.bits in _FLOATS else "int", code=f"{fmt.scheme}{fmt.bits:g}")
 
 
-def _index_bits(columns: int) -> int:
+def index_bits(columns: int) -> int:
+    """Bits of the place of one of so many columns."""
     bits = max(1, (columns - 1).bit_length())
     return bits if bits <= 16 else 32
 
 
-def _pack_indices(indices: Tensor, bits: int) -> Tensor:
+def pack_indices(indices: Tensor, bits: int) -> Tensor:
+    """Places of `index_bits` bits, on the CPU."""
     if bits == 32:
         return indices.to(torch.int32).cpu()
     return pack_codes(indices, bits)
 
 
-def _unpack_indices(stored: Tensor, bits: int, count: int) -> Tensor:
+def unpack_indices(stored: Tensor, bits: int, count: int) -> Tensor:
+    """Inverse of `pack_indices`: int64 [count]."""
     return stored.long() if bits == 32 else unpack_codes(stored, bits, count).long()

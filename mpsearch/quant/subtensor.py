@@ -22,8 +22,10 @@ Quantization for Mobilenets" (2020, arXiv 2011.08009), of which we know the abst
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from math import prod
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -76,22 +78,36 @@ class SubtensorGrid(AffineGrid):
         return 8 * (packed_bytes(prod(shape), self.bits) + 4 * groups + zero_points + members)
 
     def pack(self, x: Tensor) -> dict[str, Tensor]:
+        return {"codes": self._pack(self.codes(x)), **self.static()}
+
+    def static(self) -> dict[str, Tensor]:
         first = self._first
-        stored = {"codes": self._pack(self.codes(x)), "scale": self.scale[first].cpu()}
+        stored = {"scale": self.scale[first].cpu()}
         if self.zero_point is not None:
             stored["zero_point"] = self._pack(self.zero_point[first])
         if self.stored:
             stored["member"] = pack_codes(self.member, (len(first) - 1).bit_length())
         return stored
 
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        scale, channels = static["scale"], shape[plain["grain"].axis] if len(shape) > 1 else prod(shape)
+        if plain["stored"]:
+            member = unpack_codes(static["member"], (len(scale) - 1).bit_length(), channels).long()
+        else:
+            member = _in_runs(channels, len(scale))
+        grid = cls(**{**plain, "scale": scale[member], "zero_point": None}, member=member)
+        if "zero_point" not in static:
+            return grid
+        return replace(grid, zero_point=grid._unpack(static["zero_point"], tuple(scale.shape))[member])
+
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
-        member, scale = self.member.cpu(), stored["scale"]
-        if self.stored:
-            member = unpack_codes(stored["member"], (len(scale) - 1).bit_length(), len(member)).long()
-        each = {"codes": stored["codes"], "scale": scale[member]}
-        if self.zero_point is not None:
-            each["zero_point"] = self._pack(self._unpack(stored["zero_point"], scale.shape)[member])
-        return super().unpack(each, shape)
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("scale", "zero_point", "member")}
+        grid = self.from_static(stored, shape, **plain)
+        spread = {"codes": stored["codes"], "scale": grid.scale}
+        if grid.zero_point is not None:
+            spread["zero_point"] = self._pack(grid.zero_point)
+        return super().unpack(spread, shape)
 
 
 class Subtensor(Quantizer):
@@ -110,7 +126,7 @@ class Subtensor(Quantizer):
         if words["order"] == "sorted":
             member = partition(channels.float().abs().amax(dim=1).cpu(), groups)
         else:
-            member = torch.arange(len(channels)) * groups // len(channels)
+            member = _in_runs(len(channels), groups)
         integers, quantizer = Format("int", fmt.bits, (words["map"], "tensor", words["range"])), Integer()
         grids = []
         for group in range(groups):
@@ -127,6 +143,11 @@ class Subtensor(Quantizer):
     def width(self, fmt: Format) -> Width:
         """Integers: a group's scale multiplies whole sums, as one per channel does."""
         return Width(int(fmt.bits))
+
+
+def _in_runs(channels: int, groups: int) -> Tensor:
+    """The group, int64 [channels], of channels in runs as equal as can be."""
+    return torch.arange(channels) * groups // channels
 
 
 def partition(largest: Tensor, groups: int) -> Tensor:

@@ -16,8 +16,9 @@ from mpsearch.core.errors import BadInput
 from mpsearch.spec import registry
 from mpsearch.spec.check_card import check_card, hint
 from mpsearch.spec.explain import Faults, lines, model_in, validate
-from mpsearch.spec.schema import Part, Text, card_name
+from mpsearch.spec.schema import Part, card_name
 from mpsearch.spec.source import read_file
+from mpsearch.spec.texts import Text
 
 NEED_A_CARD = ("latency_s", "energy_j")
 """Measures that only a device has."""

@@ -17,7 +17,7 @@ from mpsearch.spec import find, registry
 from mpsearch.spec.card import MAY_HAVE_A_CARD, NEED_A_CARD, load_card
 from mpsearch.spec.explain import Faults
 from mpsearch.spec.menus import is_word, offered
-from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, SiteRule, card_name
+from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, Recipe, SiteRule, VariantsSpec, card_name
 from mpsearch.spec.source import Where
 
 
@@ -26,14 +26,12 @@ def check_driver(driver: DriverSpec) -> Faults:
     if driver.use == "auto":
         message = f"driver 'auto' takes no options; name one in driver.use: {', '.join(registry.names('drivers'))}."
         return [(("options",), message)] if driver.options else []
-    if driver.use not in registry.names("drivers"):
-        hint = nearest(driver.use, ["auto", *registry.names("drivers")])
-        return [(("use",), f"unknown driver {driver.use!r}.{hint}")]
-    try:
-        cls = registry.load("drivers", driver.use)
-    except BadInput as error:
-        return [(("use",), str(error))]
-    return _check_call(cls, driver.options, f"driver {driver.use!r}")
+    return _check_plug_in("drivers", driver.use, "use", driver.options, ["auto"])
+
+
+def check_recipe(recipe: Recipe) -> Faults:
+    """The learner exists and can be made with its options."""
+    return _check_plug_in("learners", recipe.method, "method", recipe.options)
 
 
 def check_objective(objective: ObjectiveSpec, beside: Path) -> Faults:
@@ -43,6 +41,20 @@ def check_objective(objective: ObjectiveSpec, beside: Path) -> Faults:
     except BadInput as error:
         return [(("use",), message) for message in error.errors]
     return _check_call(cls, objective.options, f"objective {objective.use!r}")
+
+
+def check_variants(of: tuple[VariantsSpec, ObjectiveSpec], beside: Path) -> Faults:
+    """The objective can be made with each value of the option. What is wrong without it is told elsewhere."""
+    variants, objective = of
+    told = [message for _, message in check_objective(objective, beside)]
+    faults: Faults = []
+    for i, value in enumerate(variants.values):
+        options = {**objective.options, variants.option: value}
+        for _, message in check_objective(objective.model_copy(update={"options": options}), beside):
+            if message not in told:
+                told.append(message)
+                faults.append((("values", i) if repr(value) in message else ("option",), message))
+    return faults
 
 
 def check_rule(rule: SiteRule) -> Faults:
@@ -136,6 +148,17 @@ def _format_fault(text: str, roles: tuple[Role, ...] | None) -> str | None:
             faults.append(str(error))
     allowed_somewhere = roles is None and len(faults) < len(Role)
     return faults[0] if faults and not allowed_somewhere else None
+
+
+def _check_plug_in(kind: str, name: str, key: str, options: Mapping[str, Any], words: Sequence[str] = ()) -> Faults:
+    what = kind.removesuffix("s")
+    if name not in registry.names(kind):
+        return [((key,), f"unknown {what} {name!r}.{nearest(name, [*words, *registry.names(kind)])}")]
+    try:
+        cls = registry.load(kind, name)
+    except BadInput as error:
+        return [((key,), str(error))]
+    return _check_call(cls, options, f"{what} {name!r}")
 
 
 def _check_call(cls: type, options: Mapping[str, Any], what: str) -> Faults:

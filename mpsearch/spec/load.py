@@ -13,8 +13,19 @@ from pydantic import TypeAdapter, ValidationError
 from mpsearch.core.errors import BadInput
 from mpsearch.spec import check, find
 from mpsearch.spec.explain import Faults, lines, validate
-from mpsearch.spec.schema import DriverSpec, GoalSpec, ObjectiveSpec, Resolved, SiteRule, Spec, StartTexts, card_name
+from mpsearch.spec.schema import (
+    DriverSpec,
+    GoalSpec,
+    ObjectiveSpec,
+    Recipe,
+    Resolved,
+    SiteRule,
+    Spec,
+    VariantsSpec,
+    card_name,
+)
 from mpsearch.spec.source import Override, Where, apply, dump, read_file
+from mpsearch.spec.texts import StartTexts
 
 SPEC_FILE = "spec.yaml"
 
@@ -93,6 +104,8 @@ def _check_names(data: dict[str, Any], beside: Path) -> Faults:
         ("objective",),
         partial(check.check_objective, beside=beside),
     )
+    of, variants = partial(check.check_variants, beside=beside), data.get("variants")
+    part(tuple[VariantsSpec, ObjectiveSpec], (variants, _call(data.get("objective"))), ("variants",), of)
     goals = _items(data.get("goals"))
     for i, goal in enumerate(goals):
         part(GoalSpec, _named(goal), ("goals", i), partial(check.check_goal, beside=beside))
@@ -101,6 +114,7 @@ def _check_names(data: dict[str, Any], beside: Path) -> Faults:
     faults.extend((("goals", *where), message) for where, message in cards)
     for i, rule in enumerate(_items(data.get("sites"))):
         part(SiteRule, rule, ("sites", i), check.check_rule)
+    part(Recipe, _recipe(data.get("finetune")), ("finetune",), check.check_recipe)
     for i, start in enumerate(_items(data.get("start"))):
         part(StartTexts, start, ("start", i), check.check_start)
     return faults
@@ -109,6 +123,11 @@ def _check_names(data: dict[str, Any], beside: Path) -> Faults:
 def _call(value: object) -> object:
     """Only what makes the object, so that a bad budget does not hide a misspelt driver."""
     return {k: v for k, v in value.items() if k in ("use", "options")} if isinstance(value, dict) else value
+
+
+def _recipe(value: object) -> object:
+    """Only what makes the learner, so that a bad rate does not hide a misspelt method."""
+    return {k: v for k, v in value.items() if k in ("method", "options")} if isinstance(value, dict) else value
 
 
 def _named(value: object) -> object:

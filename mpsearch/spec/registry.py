@@ -1,7 +1,7 @@
 """Names to classes, resolved late: nothing heavy or optional is imported until a name is used.
 
-Other packages add names through the entry-point groups `mpsearch.accelerators`, `mpsearch.drivers` and
-`mpsearch.quantizers`; a name that two of them claim is refused rather than decided by luck.
+Other packages add names through the entry-point groups `mpsearch.accelerators`, `mpsearch.drivers`,
+`mpsearch.learners` and `mpsearch.quantizers`; a name that two of them claim is refused rather than decided by luck.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
+        "dropbits": "mpsearch.drivers.dropbits:DropBits",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "fisher": "mpsearch.drivers.fisher:Fisher",
         "hessian": "mpsearch.drivers.hessian:Hessian",
@@ -31,6 +32,17 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "optuna": "mpsearch.drivers.optuna:Optuna",
         "random": "mpsearch.drivers.random:Random",
         "sensitivity": "mpsearch.drivers.sensitivity:Sensitivity",
+    },
+    "learners": {
+        "alq": "mpsearch.learn.alq:Alq",
+        "gates": "mpsearch.learn.gates:Gates",
+        "lsq": "mpsearch.learn.lsq:Lsq",
+        "pq": "mpsearch.learn.product:Product",
+        "prune": "mpsearch.learn.prune:Prune",
+        "rq": "mpsearch.learn.relaxed:Rq",
+        "sq": "mpsearch.learn.partial:Sq",
+        "srq": "mpsearch.learn.relaxed:Srq",
+        "ste": "mpsearch.learn.straight:Straight",
     },
     "quantizers": {
         "bf": "mpsearch.quant.floating:BrainFloat",
@@ -43,6 +55,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
         "planes": "mpsearch.quant.planes:Planes",
         "pow": "mpsearch.quant.power:PowerOfTwo",
         "pq": "mpsearch.quant.product:Product",
+        "pruned": "mpsearch.quant.pruned:Pruned",
         "rowrange": "mpsearch.quant.rowrange:RowRange",
         "rowscale": "mpsearch.quant.rowscale:RowScale",
         "sparse": "mpsearch.quant.sparse:Sparse",
@@ -68,7 +81,7 @@ def _table(kind: str) -> dict[str, str]:
 
 
 def names(kind: str) -> list[str]:
-    """Every known name of `kind` (`accelerators`, `drivers` or `quantizers`), sorted; nothing is imported."""
+    """Every known name of `kind` (`accelerators`, `drivers`, `learners`, `quantizers`), sorted; nothing is imported."""
     return sorted(_table(kind))
 
 

@@ -26,23 +26,13 @@ from pydantic import (
     model_validator,
 )
 
-from mpsearch.core.errors import BadInput
-from mpsearch.core.format import Format
+from mpsearch.core.evaluation import BASE
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.core.site import Role, Site
-from mpsearch.spec.menus import is_word, schemes
+from mpsearch.spec.menus import is_word
+from mpsearch.spec.texts import FormatTexts, LimitText, StartTexts, Text, TimeText, distinct, parse_time_s, rising
 
 DEFAULT_BUDGET = 200
-_TIME = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>[smh])\s*")
-_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-
-
-def parse_time_s(text: str) -> float:
-    """Seconds in a text such as `90s`, `10m`, `1.5h`. Raises `ValueError` on any other, and on zero."""
-    match = _TIME.fullmatch(text)
-    if match is None or float(match["number"]) == 0:
-        raise ValueError(f"{text!r} is not a time above zero; write for example 90s, 10m or 1.5h")
-    return float(match["number"]) * _UNIT_S[match["unit"]]
 
 
 def card_name(text: str | Path) -> str:
@@ -50,39 +40,8 @@ def card_name(text: str | Path) -> str:
     return re.sub(r"\.ya?ml$", "", Path(text).name)
 
 
-def _is_time(text: str) -> str:
-    parse_time_s(text)
-    return text
-
-
-def _is_format(text: str) -> str:
-    try:
-        Format.parse(text)
-    except BadInput as error:
-        raise ValueError(str(error)) from None
-    return text
-
-
-def _is_format_or_word(text: str) -> str:
-    if not is_word(text):
-        return _is_format(text)
-    try:
-        schemes(text)
-    except BadInput as error:
-        raise ValueError(str(error)) from None
-    return text
-
-
 def _as_list(value: object) -> object:
     return (value,) if isinstance(value, str) and is_word(value) else value
-
-
-def _is_limit(text: str) -> str:
-    try:
-        Limit.parse(text)
-    except BadInput as error:
-        raise ValueError(str(error)) from None
-    return text
 
 
 def _as_match(value: object) -> object:
@@ -91,25 +50,6 @@ def _as_match(value: object) -> object:
     if isinstance(value, dict) and isinstance(value.get("role"), str):
         return {**value, "role": [value["role"]]}
     return value
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    twice = sorted({str(v) for v in values if values.count(v) > 1})
-    if twice:
-        raise ValueError(f"{', '.join(twice)} is listed twice; once is enough")
-    return values
-
-
-def _rising(values: tuple[int, ...]) -> tuple[int, ...]:
-    if list(values) != sorted(set(values)):
-        raise ValueError(f"edges must rise, got {list(values)}; for example {sorted(set(values))}")
-    return values
-
-
-Text = Annotated[StrictStr, Field(min_length=1)]
-FormatText = Annotated[Text, After(_is_format)]
-FormatTexts = Annotated[tuple[Annotated[Text, After(_is_format_or_word)], ...], Field(min_length=1), After(_distinct)]
-StartTexts = dict[Text, FormatText]
 
 
 class Part(BaseModel):
@@ -122,6 +62,23 @@ class ObjectiveSpec(Part):
     use: Text = Field(description="A bundled objective, or a Python file[:Class] relative to the space file.")
     options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the class.")
     noisy: StrictBool = Field(default=False, description="Whether scoring the same model twice may differ.")
+
+
+class VariantsSpec(Part):
+    """Shapes of the model that are searched side by side: its widths, say."""
+
+    option: Text = Field(description="Of the objective, in which they differ: width. Replaces what its options say.")
+    values: Annotated[
+        tuple[Annotated[StrictInt | StrictFloat, Field(gt=0, allow_inf_nan=False)], ...],
+        Field(min_length=1),
+        After(distinct),
+    ] = Field(description="The first is the base: limits and ratios refer to its float model.")
+
+    @property
+    def of(self) -> dict[str, int | float]:
+        """Name of each variant to its value, the base first: `base`, `width=2`."""
+        names = [BASE, *(f"{self.option}={value}".removesuffix(".0") for value in self.values[1:])]
+        return dict(zip(names, self.values, strict=True))
 
 
 class Match(Part):
@@ -139,7 +96,7 @@ MatchText = Annotated[Match, BeforeValidator(_as_match, json_schema_input_type=s
 
 class BinsSpec(Part):
     by: Literal["degree"] = Field(default="degree", description="What nodes are told apart by: their in-degree.")
-    edges: Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1), After(_rising)] | None = Field(
+    edges: Annotated[tuple[Annotated[StrictInt, Field(gt=0)], ...], Field(min_length=1), After(rising)] | None = Field(
         default=None, description="Degrees at which a bin begins, after the first: [4, 8] is 0-3, 4-7 and 8 on."
     )
     quantiles: Annotated[StrictInt, Field(ge=2)] | None = Field(
@@ -171,7 +128,7 @@ class SiteRule(Part):
 
 
 class TieRule(Part):
-    group: Annotated[tuple[Text, ...], Field(min_length=2), After(_distinct)] | None = Field(
+    group: Annotated[tuple[Text, ...], Field(min_length=2), After(distinct)] | None = Field(
         default=None, description="Sites whose names are equal but for this one component decide together."
     )
     match: Text | None = Field(default=None, description="All sites that this glob matches decide together.")
@@ -191,7 +148,7 @@ class GoalSpec(Part):
         "a bundled name, or a YAML file relative to the space file.",
     )
     maximise: StrictBool = False
-    limit: Annotated[Text, After(_is_limit)] | None = Field(
+    limit: LimitText | None = Field(
         default=None, description="Members of the front must meet it: '<= 200000' or '>= baseline - 0.01'."
     )
 
@@ -211,9 +168,7 @@ class DriverSpec(Part):
         None,
         description=f"Distinct evaluations, controls included; {DEFAULT_BUDGET} if no time is given.",
     )
-    time: Annotated[Text, After(_is_time)] | None = Field(
-        default=None, description="Instead of a budget: 90s, 10m, 1.5h."
-    )
+    time: TimeText | None = Field(default=None, description="Instead of a budget: 90s, 10m, 1.5h.")
     options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the driver.")
 
     @model_validator(mode="before")
@@ -262,11 +217,19 @@ class Recipe(Part):
         default=1e-3, description="Of the first epoch; it falls along a cosine to a hundredth in the last."
     )
     weight_decay: Annotated[StrictFloat, Field(ge=0)] = 0.0
-    steps: Literal["learned", "fitted"] = Field(
-        default="learned", description="Steps of uniform grids: trained with the weights, or fitted after each epoch."
+    method: Text = Field(
+        default="lsq",
+        description="What stands at the sites meanwhile: lsq (steps of uniform grids are learned), ste (fitted after "
+        "each epoch), prune (zeros of pruned weights are added epoch by epoch), pq (codebooks are trained); mpsearch "
+        "list learners.",
     )
+    options: dict[StrictStr, Any] = Field(default={}, description="Keyword arguments of the method.")
     distill: Annotated[StrictFloat, Field(ge=0, le=1)] = Field(
         default=0.0, description="Share of the loss that is the divergence from the float model's outputs."
+    )
+    temperature: Annotated[StrictFloat, Field(gt=0)] = Field(
+        default=1.0,
+        description="That logits are divided by in this divergence; less than 1 where the float model is unsure.",
     )
     patience: Annotated[StrictInt, Field(gt=0)] | None = Field(
         default=None, description="Epochs without a better validation score after which training stops; null for never."
@@ -335,6 +298,9 @@ class Spec(Part):
         description="Letters, digits, dot, dash and underscore: it names the run folder."
     )
     objective: ObjectiveSpec
+    variants: VariantsSpec | None = Field(
+        default=None, description="Shapes of the model that are searched side by side; null for the one."
+    )
     data_root: Text | None = Field(
         default=None, description="Folder of data sets; null for the variable MPSEARCH_DATA."
     )
@@ -342,7 +308,7 @@ class Spec(Part):
         description="First match wins; sites that match no rule stay fp32."
     )
     tie: tuple[TieRule, ...] = ()
-    untie: Annotated[tuple[Literal["residual", "qkv"], ...], After(_distinct)] = Field(
+    untie: Annotated[tuple[Literal["residual", "qkv"], ...], After(distinct)] = Field(
         default=(), description="Default ties to switch off."
     )
     goals: Annotated[tuple[GoalSpec, ...], Field(min_length=1)] = Field(description="The axes of the front.")
@@ -362,7 +328,7 @@ class Spec(Part):
 
     @model_validator(mode="after")
     def _distinct_goals(self) -> Spec:
-        _distinct(tuple(goal.measure for goal in self.goals))
+        distinct(tuple(goal.measure for goal in self.goals))
         return self
 
     @model_validator(mode="after")
@@ -370,6 +336,25 @@ class Spec(Part):
         if self.racing.enabled and self.objective.noisy:
             raise ValueError("racing compares scores sample by sample, and objective.noisy says they do not repeat")
         return self
+
+    @model_validator(mode="after")
+    def _reaches_each_variant(self) -> Spec:
+        budget = self.driver.budget
+        if self.variants is not None and budget is not None and budget < len(self.variants.values):
+            raise ValueError(f"driver.budget {budget} is less than one evaluation of each of the variants")
+        return self
+
+    @property
+    def by_variant(self) -> dict[str, Spec]:
+        """What each variant is built by, the base first; this spec alone where there are no others."""
+        if self.variants is None:
+            return {BASE: self}
+        found = {}
+        for name, value in self.variants.of.items():
+            options = {**self.objective.options, self.variants.option: value}
+            objective = self.objective.model_copy(update={"options": options})
+            found[name] = self.model_copy(update={"objective": objective, "variants": None})
+        return found
 
     @property
     def sha256(self) -> str:
@@ -379,8 +364,9 @@ class Spec(Part):
         for goal in data["goals"]:
             if goal["accelerator"] is None:
                 del goal["accelerator"]  # as before there were any
-        if data["finetune"] is None:
-            del data["finetune"]
+        for later in ("finetune", "variants"):
+            if data[later] is None:
+                del data[later]
         for rule in data["sites"]:
             if rule["bins"] is None:
                 del rule["bins"]

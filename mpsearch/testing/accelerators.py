@@ -28,7 +28,8 @@ from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Workload
 
 INTEGERS = (*(Format("int", bits) for bits in range(1, 9)), Format("int", 16))
 FORMATS = (*INTEGERS, Format("fp", 16), Format("bf", 16), Format("fp", 32))
-CODES = tuple(map(Format.parse, ("fp8", "mx4", "nvfp4", "esb4", "pow4", "planes2", "multibit1.5", "pq2", "sparse8")))
+_CODES = "fp8 mx4 nvfp4 esb4 pow4 planes2 multibit1.5 pq2 sparse8 pruned4 pruned2:2of4"
+CODES = tuple(map(Format.parse, _CODES.split()))
 """What few devices have kernels for."""
 SAMPLES = 4
 

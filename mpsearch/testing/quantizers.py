@@ -9,6 +9,7 @@ class TestMine(QuantizerExam):
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
 import pytest
@@ -22,6 +23,7 @@ from mpsearch.cost.layout import stored_bits
 from mpsearch.cost.workload import Held
 from mpsearch.graph.grids import packed_size
 from mpsearch.quant.grid import Grid, Quantizer
+from mpsearch.quant.plain import described, rebuilt
 from mpsearch.spec.card import Layout
 
 SHAPES = ((1,), (7,), (6, 4, 3, 3), (5, 130))
@@ -154,6 +156,17 @@ class QuantizerExam:
                 held = Held("x", x.numel(), shape[0], site="x", is_parameter=role.is_parameter)
                 laid = stored_bits(layout, held, packed)
                 assert laid == packed.bits if layout.weight_pack == "bit" else laid >= packed.bits, shape
+
+    def test_is_rebuilt_from_what_is_stored(self, quantizer: Quantizer, text: str, role: Role) -> None:
+        for shape in SHAPES:
+            x = sample(*shape)
+            grid, fmt = fit(quantizer, text, role, x), quantizer.canonical(Format.parse(text), role)
+            static = grid.static()
+            assert 8 * sum(t.nbytes for t in static.values()) == packed_size(grid, shape).static_bits, shape
+            again = rebuilt(json.loads(json.dumps(described(grid))), fmt, static, shape)
+            assert torch.equal(again.unpack(grid.pack(x), shape), grid.round_trip(x)), shape
+            for y in (x, 1.7 * x.flip(0)) if not role.is_parameter else ():
+                assert torch.equal(again.round_trip(y), grid.round_trip(y)), f"{shape}: values are still to come"
 
     def test_fits_the_same_grid_twice(self, quantizer: Quantizer, text: str, role: Role) -> None:
         x = sample(6, 4, 3, 3)

@@ -1,4 +1,4 @@
-"""Image classifiers by name: five trained on 8x8 digits in seconds, three with weights in files."""
+"""Image classifiers by name: five trained on 8x8 digits in seconds, one on clothes, three with weights in files."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from mpsearch.zoo import digits
+from mpsearch.zoo import digits, fashion
 from mpsearch.zoo.cache import trained
 from mpsearch.zoo.efficientnet import EfficientNetLite0
 from mpsearch.zoo.files import data_file
+from mpsearch.zoo.options import widened
 from mpsearch.zoo.resnet import ResNet10, ResNet20
 from mpsearch.zoo.rows import RowReader
 from mpsearch.zoo.train import Recipe, fit_batches, jittered
@@ -28,15 +29,21 @@ Rows = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Entry:
-    """`model()` gives the trained network in evaluation mode, `rows(split)` its data."""
+    """`model()` gives the trained network in evaluation mode, `rows(split)` its data.
+
+    `wide(width)` gives the network with `width` times as many channels, trained as well; None where it is to be had in
+    one width only.
+    """
 
     model: Callable[[], nn.Module]
     rows: Callable[[str], Rows]
+    wide: Callable[[float], nn.Module] | None = None
 
 
-def _perceptron() -> nn.Module:
-    """64-32-32-10."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+def _perceptron(width: float = 1.0) -> nn.Module:
+    """64-32-32-10, the hidden layers `width` times as wide."""
+    n = widened(32, width)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, n), nn.ReLU(), nn.Linear(n, n), nn.ReLU(), nn.Linear(n, 10))
 
 
 def _digits_rows(split: str) -> Rows:
@@ -44,7 +51,7 @@ def _digits_rows(split: str) -> Rows:
     return data.inputs[data.rows[split]], data.labels[data.rows[split]]
 
 
-def _on_digits(name: str, build: Callable[[], nn.Module], recipe: Recipe) -> Entry:
+def _on_digits(name: str, build: Callable[..., nn.Module], recipe: Recipe, widens: bool = False) -> Entry:
     def fit(model: nn.Module) -> None:
         inputs, labels = _digits_rows("train")
 
@@ -53,7 +60,10 @@ def _on_digits(name: str, build: Callable[[], nn.Module], recipe: Recipe) -> Ent
 
         fit_batches(model, sample, labels, recipe)
 
-    return Entry(lambda: trained(f"digits-{name}", build, fit, recipe), _digits_rows)
+    def model(*width: float) -> nn.Module:
+        return trained(f"digits-{name}", lambda: build(*width), fit, recipe)
+
+    return Entry(model, _digits_rows, model if widens else None)
 
 
 _RESNET10 = "cnn/digits_resnet10/"
@@ -138,8 +148,10 @@ def _with_weights(model: nn.Module, path: Path) -> nn.Module:
 
 _READING = Recipe(epochs=60, learning_rate=0.01, batch_size=32, weight_decay=0.05, jitter=0.05)
 CLASSIFIERS: dict[str, Entry] = {
-    "mlp": _on_digits("mlp", _perceptron, Recipe(epochs=60, learning_rate=0.01, batch_size=32)),
-    "cnn": _on_digits("cnn", ResNet10, Recipe(epochs=20, learning_rate=0.01, batch_size=32, weight_decay=0.05)),
+    "mlp": _on_digits("mlp", _perceptron, Recipe(epochs=60, learning_rate=0.01, batch_size=32), widens=True),
+    "cnn": _on_digits(
+        "cnn", ResNet10, Recipe(epochs=20, learning_rate=0.01, batch_size=32, weight_decay=0.05), widens=True
+    ),
     "vit": _on_digits(
         "vit",
         ViT,
@@ -147,6 +159,7 @@ CLASSIFIERS: dict[str, Entry] = {
     ),
     "lstm": _on_digits("lstm", lambda: RowReader(nn.LSTM), _READING),
     "gru": _on_digits("gru", lambda: RowReader(nn.GRU), _READING),
+    "fashion_lenet5": Entry(fashion.lenet5, fashion.rows),
     "digits_resnet10": Entry(_resnet10, _resnet10_rows),
     "cifar_resnet20": Entry(_resnet20, _cifar_rows),
     "imagenet_efficientnet_lite0": Entry(_efficientnet, _imagenet_rows),

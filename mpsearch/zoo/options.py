@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import torch
@@ -24,6 +25,18 @@ def whole(option: str, value: object, least: int, most: int | None = None) -> in
         allowed = f"a whole number of at least {least}" if most is None else f"a whole number from {least} to {most}"
         raise BadInput(f"objective option {option}: {value!r} is not {allowed}.")
     return value
+
+
+def factor(option: str, value: object) -> float:
+    """`value` if it is a number above 0; raises `BadInput`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise BadInput(f"objective option {option}: {value!r} is not a number above 0.")
+    return float(value)
+
+
+def widened(channels: int, width: float) -> int:
+    """`width` times as many channels, rounded up; the rounding error of the product is no channel."""
+    return math.ceil(round(channels * width, 9))
 
 
 def shuffled_parts(n: int, size: int, epoch: int) -> list[Tensor]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpsearch.zoo.options import widened
+
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
@@ -30,17 +32,21 @@ class ProjectionBlock(nn.Module):
 
 
 class ResNet10(nn.Module):
-    """Grey images [n, 1, h, w] to 10 logits; widths 16, 32, 64, 77,072 convolution and linear weights."""
+    """Grey images [n, 1, h, w] to 10 logits; 16, 32, 64 channels, 77,072 convolution and linear weights.
 
-    def __init__(self) -> None:
+    `width` times as many channels each, rounded up, where that is given.
+    """
+
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
-        self.stem, self.bn = conv3x3(1, 16), nn.BatchNorm2d(16)
+        first, second, third = (widened(channels, width) for channels in (16, 32, 64))
+        self.stem, self.bn = conv3x3(1, first), nn.BatchNorm2d(first)
         self.b1, self.b2, self.b3 = (
-            ProjectionBlock(16, 16, 1),
-            ProjectionBlock(16, 32, 2),
-            ProjectionBlock(32, 64, 2),
+            ProjectionBlock(first, first, 1),
+            ProjectionBlock(first, second, 2),
+            ProjectionBlock(second, third, 2),
         )
-        self.fc = nn.Linear(64, 10)
+        self.fc = nn.Linear(third, 10)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(self.bn(self.stem(x)))

@@ -128,6 +128,24 @@ def test_arrays_of_integers_have_room_for_every_place() -> None:
     assert few < whole, "a shifter takes fewer tables than the bits that it saves"
 
 
+def test_two_of_four_gain_where_a_card_has_a_rate_for_them_and_other_zeros_nowhere() -> None:
+    deep, kind = linear(8192, 8192, samples=8192), Kind.LINEAR
+    a100, t4 = bundled("nvidia-a100-sxm"), bundled("nvidia-t4")
+    half, quarter, anywhere = of("pruned4:2of4"), of("pruned3:1of4"), of("pruned4:s90")
+    assert a100.promote(kind, half, Width(4)) == (half, Width(4))
+    assert a100.promote(kind, quarter, Width(4)) == (half, Width(4))
+    assert a100.promote(kind, anywhere, Width(4)) == t4.promote(kind, half, Width(4)) == (Width(4), Width(4))
+    assert a100.promote(kind, of("pruned4:3of4"), Width(4)) == (Width(4), Width(4))
+    dense = a100.seconds(at(deep, 4, 4))
+    assert a100.seconds(at(deep, half, 4)) == a100.seconds(at(deep, quarter, 4)) == pytest.approx(dense / 2)
+    assert a100.seconds(at(deep, anywhere, 4)) == dense
+    thin = linear(4096, 4096)
+    wide = at(thin, half, 4)
+    as_it_lies = replace(wide, read_bits=(wide.read_bits[0], 4096 * 4096 * 3))
+    assert a100.moved_bits(as_it_lies) == sum(as_it_lies.read_bits) + wide.write_bits, "2 codes and 2 places for 4"
+    assert t4.moved_bits(as_it_lies) == wide.moved_bits, "filled up ahead of the kernel"
+
+
 def test_what_is_said_of_formats_without_a_kernel() -> None:
     def said(device: str, weights: str, values: str) -> list[str]:
         options = (("w", weights), ("x", values))
@@ -141,3 +159,10 @@ def test_what_is_said_of_formats_without_a_kernel() -> None:
     ]
     assert f"{h100} pq2 weights: they run as fp16 (1 operation), no faster." in said("nvidia-h100-sxm", "pq2", "fp16")
     assert said("nvidia-b200", "mx4", "mx4") == []
+    assert said("nvidia-h100-sxm", "pruned8:2of4", "int8") == []
+    assert said("nvidia-t4", "pruned4:2of4", "int4")[0] == (
+        "nvidia-t4 has no kernel for pruned4:2of4 weights: they run as int4 (1 operation), no faster."
+    )
+    assert said("nvidia-h100-sxm", "pruned4:2of4", "fp16")[0] == (
+        "nvidia-h100-sxm runs pruned4:2of4 weights as fp16:2of4 beside fp16 values (1 operation), no faster."
+    )

@@ -14,7 +14,7 @@ from resnets import Layer
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
 from mpsearch.core.space import Choice, Space
-from mpsearch.cost.operations import operation_measures
+from mpsearch.cost.operations import RULES, operation_measures
 from mpsearch.cost.workload import Access, Gemm, Held, Kind, Operation, Workload
 
 HAWQ_18 = resnets.HAWQ_18 | {f"{name} {share:.2f}": bits for (name, share), (bits, _) in hawq_v3.PUBLISHED.items()}
@@ -80,6 +80,38 @@ def test_bops_of_jet_tagging(bits: int) -> None:
 def test_the_published_choice_for_jet_tagging_uses_its_budget() -> None:
     """8, 5, 5 and 5 bits under 350,000: 349,248, as the notebook prints. Its sensitivities are not in it."""
     assert sum(jets((8, 5, 5, 5)).values()) == 349_248
+
+
+PRUNED_JETS = {
+    32: (4_652_832, 1_166_317),
+    12: (1_003_552, 316_653),
+    8: (583_968, 208_774),
+    6: (412_960, 162_592),
+    4: (267_808, 121_581),
+}
+"""Bit operations with all weights and with a fifth of them, by their bits, as Hawks et al. (arXiv 2102.11289) count:
+the input has 32 bits, later values as many as weights. 4,652,832 is their baseline, the rest follows from their
+formula."""
+
+
+@pytest.mark.parametrize("bits", PRUNED_JETS)
+def test_bops_of_pruned_jet_tagging(bits: int) -> None:
+    for density, expected in zip((1.0, 0.2), PRUNED_JETS[bits], strict=True):
+        operations = enumerate(resnets.workload(JETS).operations)
+        values = ((o, bits if i else 32) for i, o in operations)
+        found = sum(RULES["bops_baskin"](o.macs, bits, a, o.reduction, density) for o, a in values)
+        assert round(found) == expected
+
+
+@pytest.mark.parametrize(("weight", "bits", "kept"), [("pruned4:s80", 4, 0.2), ("pruned8:2of4", 8, 0.5)])
+def test_formats_of_pruned_weights_count_what_they_keep(weight: str, bits: int, kept: float) -> None:
+    measures = operation_measures(resnets.workload(JETS))
+    formats = {f"{layer.name}{end}": text for layer in JETS for end, text in ((".weight", weight), (":in", "int6"))}
+    dense = {site: text if text == "int6" else f"int{bits}" for site, text in formats.items()}
+    found, whole = ({n: m.measure(Assignment.parse(f)) for n, m in measures.items()} for f in (formats, dense))
+    assert found["bops"] == pytest.approx(kept * whole["bops"], abs=len(JETS))
+    assert whole["bops_baskin"] - found["bops_baskin"] == pytest.approx((1 - kept) * whole["bops"], abs=len(JETS))
+    assert found["macs_bits"] == whole["macs_bits"]
 
 
 def test_what_has_no_site_is_multiplied_in_float32() -> None:

@@ -20,6 +20,14 @@ class TestAbs(DriverExam):
     complete = True
 
 
+class TestDropBits(DriverExam):
+    driver = "dropbits"
+    options = {"epochs": 4, "most": 10.0, "trainings": 8}
+    exhausts = True
+    goals = (2, 3)
+    trains = True
+
+
 class TestFrontier(DriverExam):
     driver = "frontier"
     complete = True

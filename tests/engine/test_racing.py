@@ -147,7 +147,7 @@ def racing_of(problem, tmp_path):
     tmp_path.mkdir(exist_ok=True)
     controls = [Assignment(), problem.space.decode([0] * 4), problem.space.decode([2] * 4)]
     found = [replace(done, asked_by="uniform") for done in score(racing, controls)]
-    racing.begin(*found)
+    racing.begin(found[0].measures, *found)
     return racing
 
 

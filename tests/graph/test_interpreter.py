@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rigs import LARGE, Machine, Rig, calls, rig, same
 from tiny_models import PlainNet, PreActivation, ResidualNet, Transformer, TwoLayerGcn, graph, randn
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpsearch.core.format import FP32, Format
 from mpsearch.graph.program import Kind
@@ -223,3 +223,20 @@ def test_grids_fitted_later_equal_grids_fitted_beforehand() -> None:
 
 def test_the_sparse_product_stands_for_gather_and_scatter() -> None:
     assert calls(gnn().program).count("product") == 2
+
+
+@pytest.mark.parametrize("clip", [nn.functional.relu6, nn.ReLU6()])
+def test_both_forms_of_relu6_may_work_in_place(clip: Callable[[Tensor], Tensor]) -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(clip(self.a(9 * x)))
+
+    model, x = Clipped().eval(), randn(5, 4)
+    found = rig(model, (x,), active=["b.weight"])
+    assert torch.equal(found.run({})[0], model(x))
+    clips = [step for step in found.program.steps if "relu6" in str(step.call) or "hardtanh" in str(step.call)]
+    assert [len(step.overwrites) for step in clips] == [1]

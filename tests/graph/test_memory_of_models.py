@@ -32,6 +32,7 @@ from mpsearch.core.site import Site
 from mpsearch.cost.arena import arena_bytes
 from mpsearch.cost.layout import device_peak
 from mpsearch.cost.memory import Packed, memory_measures
+from mpsearch.graph.notes import counted, noted
 from mpsearch.graph.sites import discover
 from mpsearch.graph.workload import values
 from mpsearch.quant.grid import Grid
@@ -134,6 +135,13 @@ def test_attention_of_a_gat_is_stored_with_its_features() -> None:
     assert measures(found, {})["feature_bytes"] == (12 * 8 + loops * 2) * 4
     texts = {"conv:attention": "int4"}
     assert measures(found, texts)["feature_bytes"] == 12 * 8 * 4 + loops * 2 * 4 // 8
+    texts |= {"conv:score": "int1"}
+    assert measures(found, texts)["feature_bytes"] == 12 * 8 * 4 + loops * 2 * 4 // 8, "coefficients are what is stored"
+    assert measures(found, {"conv:score": "int1"})["feature_bytes"] == 12 * 8 * 4 + -(-loops * 2 // 8)
+    sites = discover(lower(found.model, (x, edges)))
+    for active, expected in ((set(), {"conv:attention": 3}), ({"conv:score"}, {"conv:attention": 1, "conv:score": 2})):
+        counts = {held.name: times for held, times in noted(sites, counted(sites), active)}
+        assert counts == {"conv:feature": 2, "conv:message": 2, **expected}, "three values of each edge and head"
 
 
 # Activation memory against a simulation that keeps a set of live tensors and counts readers. Each step is

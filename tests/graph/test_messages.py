@@ -19,7 +19,7 @@ PARTS = ("feature", "message", "attention", "aggregate")
 
 
 def parts(found: Rig) -> dict[str, tuple[Role, tuple[int, ...]]]:
-    roles = {Role(part) for part in PARTS}
+    roles = {Role(part) for part in (*PARTS, "score")}
     return {s.name: (s.role, s.shape) for s in found.discovery.sites if s.role in roles}
 
 
@@ -29,18 +29,39 @@ def parts(found: Rig) -> dict[str, tuple[Role, tuple[int, ...]]]:
         (lambda: pyg.GCNConv(8, 6), {"feature": (12, 8), "message": (52, 6), "attention": (52,), "aggregate": (12, 6)}),
         (
             lambda: pyg.GATConv(8, 4, heads=2),
-            {"feature": (12, 8), "message": (52, 2, 4), "attention": (52, 2), "aggregate": (12, 2, 4)},
+            {
+                "feature": (12, 8),
+                "message": (52, 2, 4),
+                "score": (52, 2),
+                "attention": (52, 2),
+                "aggregate": (12, 2, 4),
+            },
         ),
         (
             lambda: pyg.GATv2Conv(8, 4, heads=2),
-            {"feature": (12, 8), "message": (52, 2, 4), "attention": (52, 2), "aggregate": (12, 2, 4)},
+            {
+                "feature": (12, 8),
+                "message": (52, 2, 4),
+                "score": (52, 2),
+                "attention": (52, 2),
+                "aggregate": (12, 2, 4),
+            },
         ),
         (lambda: pyg.SAGEConv(8, 4), {"feature": (12, 8), "message": (40, 8), "aggregate": (12, 8)}),
         (
             lambda: pyg.TransformerConv(8, 4, heads=2),
-            {"feature": (12, 8), "message": (40, 2, 4), "attention": (40, 2), "aggregate": (12, 2, 4)},
+            {
+                "feature": (12, 8),
+                "message": (40, 2, 4),
+                "score": (40, 2),
+                "attention": (40, 2),
+                "aggregate": (12, 2, 4),
+            },
         ),
-        (pyg.AGNNConv, {"feature": (12, 8), "message": (52, 8), "attention": (52,), "aggregate": (12, 8)}),
+        (
+            pyg.AGNNConv,
+            {"feature": (12, 8), "message": (52, 8), "score": (52,), "attention": (52,), "aggregate": (12, 8)},
+        ),
         (lambda: pyg.EdgeConv(perceptron(16, 4)), {"feature": (12, 8), "message": (40, 4), "aggregate": (12, 4)}),
         (Smooth, {"feature": (12, 8), "message": (40, 8), "aggregate": (12, 8)}),
     ],
@@ -54,7 +75,7 @@ def test_one_layer_has_one_of_each_part(layer: Callable[[], nn.Module], expected
 
     def shape(part: str) -> tuple[int, ...]:
         first, *rest = expected[part]
-        return (first - lost if part in ("message", "attention") else first, *rest)
+        return (first - lost if part in ("message", "score", "attention") else first, *rest)
 
     assert found == {f"conv:{part}": (Role(part), shape(part)) for part in expected}
 
@@ -95,6 +116,21 @@ def test_a_quantized_part_of_gcn_against_the_formula(part: str) -> None:
         sent = quantized(norm, "attention")[:, None] * quantized(hidden[source], "message")
         out = quantized(torch.zeros(12, 6).index_add_(0, target, sent), "aggregate") + conv.bias
     torch.testing.assert_close(found.run({name: "int3"})[0], out, rtol=1e-5, atol=1e-5)
+
+
+def test_quantized_scores_of_agnn_against_the_formula() -> None:
+    """Codes of scores make attention that sums to one at every node."""
+    from torch_geometric.utils import add_self_loops, remove_self_loops, softmax
+
+    found = rig(OneConv(pyg.AGNNConv()), (X, EDGES))
+    source, target = add_self_loops(remove_self_loops(EDGES)[0], num_nodes=12)[0]
+    index = [s.name for s in found.program.sites].index("conv:score")
+    unit = X / X.norm(dim=1, keepdim=True)
+    grid = found.grids.grid(index, found.formats({"conv:score": "int1"})[index])
+    scores = grid.round_trip((unit[source] * unit[target]).sum(1))
+    assert len(scores.unique()) == 2
+    out = torch.zeros(12, 8).index_add_(0, target, softmax(scores, target, num_nodes=12)[:, None] * X[source])
+    torch.testing.assert_close(found.run({"conv:score": "int1"})[0], out, rtol=1e-5, atol=1e-5)
 
 
 class PoolingOnly(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOOR = {
     "core": 0, "spec": 1, "ledger": 1, "quant": 2, "cost": 2, "graph": 3, "zoo": 3,
-    "problem": 4, "drivers": 5, "deploy": 5, "engine": 6, "testing": 7, "cli": 7,
+    "learn": 4, "problem": 5, "drivers": 6, "deploy": 6, "engine": 7, "testing": 8, "cli": 8,
 }  # fmt: skip
 OUTSIDE = {
     "core": {"numpy"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -206,8 +207,7 @@ def test_degrees_of_the_whole_graph_decide_where_a_batch_gives_them() -> None:
 
 
 def test_degrees_that_cannot_be_are_refused() -> None:
-    inputs = Inputs(export(model(), [Example((X, EDGES))]), Example((X, EDGES)))
-    inputs.take_degrees()
+    inputs = replace(Inputs.of_graph(export(model(), [Example((X, EDGES))]), Example((X, EDGES))), takes_degrees=True)
     assert inputs.of(Example((X, EDGES), degrees=DEGREES))[0][-1] is DEGREES
     for degrees, words in (
         (None, "it has no degrees, and others have"),

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from parts import Data, Given, Mlp, Net, images, make_spec, randn, rows, splits
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ from mpsearch.problem.build import assemble
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Scores
 from mpsearch.problem.trained import Trained
-from mpsearch.problem.trainer import refuse_to_train
+from mpsearch.problem.trainer import divergence, refuse_to_train
 from mpsearch.spec.schema import Recipe
 
 
@@ -121,16 +123,16 @@ def test_training_in_float_equals_training_of_the_module(net: ModelProblem, opti
 def test_before_training_it_scores_what_the_search_scores(correction: str) -> None:
     mlp = problem_of(Mlp(), splits(rows, 60, 40), correction=correction)
     assignment = assigned(mlp, "int2", "fp32")
-    trained = mlp.finetune(assignment, Recipe(epochs=1, learning_rate=1e-12, steps="fitted"), seed=0)
+    trained = mlp.finetune(assignment, Recipe(epochs=1, learning_rate=1e-12, method="ste"), seed=0)
     searched = next(iter(mlp.evaluate([assignment]))).measures["log_loss"]
     assert trained.history[0].validation_loss == pytest.approx(searched, rel=1e-5)
     assert trained.history[0].training_loss is None
 
 
-@pytest.mark.parametrize("steps", ["learned", "fitted"])
-def test_the_same_seed_trains_the_same_and_restores_bit_for_bit(mlp: ModelProblem, steps: str) -> None:
+@pytest.mark.parametrize("method", ["lsq", "ste"])
+def test_the_same_seed_trains_the_same_and_restores_bit_for_bit(mlp: ModelProblem, method: str) -> None:
     assignment = assigned(mlp, "int2", "int4")
-    recipe = Recipe(epochs=4, learning_rate=0.02, steps=steps)
+    recipe = Recipe(epochs=4, learning_rate=0.02, method=method)
     goal = Goal("log_loss")
     one = mlp.finetune(assignment, recipe, 3, goal)
     mlp.finetune(assigned(mlp, "int8"), recipe, 3, goal)  # leaves nothing behind
@@ -154,9 +156,20 @@ def test_distillation_alone_minds_the_float_model_and_no_label(mlp: ModelProblem
     assert 0 < apart[-1] < 0.9 * apart[0]
 
 
+@given(temperature=st.floats(0.05, 20))
+def test_the_divergence_at_a_temperature_against_its_definition(temperature: float) -> None:
+    ours, theirs = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    p, q = ((x / temperature).softmax(-1) for x in (theirs, ours))
+    defined = temperature**2 * (p * (p / q).log()).sum(-1).mean()
+    torch.testing.assert_close(divergence([ours], [theirs], temperature), defined)
+    for far in (100.0, 200.0):  # there half the mean square of what logits differ by, their mean apart
+        apart = (theirs - ours - (theirs - ours).mean(-1, keepdim=True)).square().mean(-1).mean() / 2
+        torch.testing.assert_close(divergence([ours], [theirs], far), apart, rtol=2 / far, atol=0)
+
+
 def test_patience_ends_training_early(mlp: ModelProblem) -> None:
     seen: list[Step] = []
-    recipe = Recipe(epochs=50, learning_rate=5.0, patience=2, optimizer="sgd", steps="fitted")
+    recipe = Recipe(epochs=50, learning_rate=5.0, patience=2, optimizer="sgd", method="ste")
     trained = mlp.finetune(assigned(mlp, "int8"), recipe, 0, watch=seen.append)
     assert len(trained.history) - 1 == trained.best + 2 < 51
     assert [(p.epoch, p.step) for p in seen[:4]] == [(1, 1), (1, 2), (1, 3), (2, 1)]

@@ -73,7 +73,7 @@ def test_messages_without_edges_are_refused() -> None:
 def test_edges_of_nodes_that_are_not_there_are_refused() -> None:
     net = Net(pyg.GATConv(8, 8), pyg.SAGEConv(8, 4)).eval()
     part = X[:9], EDGES[:, (EDGES < 9).all(0)]
-    inputs = Inputs(export(net, [Example((X, EDGES)), Example(part)]), Example((X, EDGES)))
+    inputs = Inputs.of_graph(export(net, [Example((X, EDGES)), Example(part)]), Example((X, EDGES)))
     for graph in ((X, EDGES), part, (X, NONE)):
         assert inputs.of(Example(graph)) == ([*graph], 0)
     for graph, words in (

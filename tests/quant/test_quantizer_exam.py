@@ -21,6 +21,7 @@ from mpsearch.quant.nvfp import Nvfp
 from mpsearch.quant.planes import Planes
 from mpsearch.quant.power import PowerOfTwo
 from mpsearch.quant.product import CodebookGrid, Product
+from mpsearch.quant.pruned import Pruned, PrunedGrid
 from mpsearch.quant.rowrange import RowRange
 from mpsearch.quant.rowscale import RowScale
 from mpsearch.quant.sparse import Sparse
@@ -260,6 +261,25 @@ class TestSparse(QuantizerExam):
         return 32 * (rows + 1) + entries * (max(1, math.ceil(math.log2(n))) + Format.parse(text).bits)
 
 
+@pytest.mark.parametrize("quantizer", [Pruned()])
+@pytest.mark.parametrize("text", ["pruned1", "pruned1:s97", "pruned2:s25", "pruned4", "pruned4:2of4", "pruned8:1of16"])
+@pytest.mark.parametrize("role", [Role.WEIGHT, Role.EMBEDDING])
+class TestPruned(QuantizerExam):
+    constant_error = 1.0  # some of it is zero
+
+    def code_bits(self, quantizer: Quantizer, text: str, role: Role, grid: Grid, x: Tensor) -> float:
+        """Codes of what is kept, and the least of what says where: a bit each, indices and pointers, or places."""
+        assert isinstance(grid, PrunedGrid)
+        bits, kept, of = Format.parse(text).bits, int(grid.kept.sum()), grid.pattern.of
+        rows, n = (1, x.numel()) if x.dim() < 2 else (len(x), x[0].numel())
+        forms = [kept * bits + x.numel(), kept * (bits + max(1, math.ceil(math.log2(n)))) + 32 * (rows + 1)]
+        forms += [kept * (bits + math.ceil(math.log2(of)))] if of else []
+        return min(forms + ([x.numel() * bits] if bits > 1 else []))
+
+    def parts(self, grid: Grid, shape: tuple[int, ...]) -> int:
+        return super().parts(grid, shape) + 1  # zero is a level of its own
+
+
 def test_all_that_are_registered_are_examined() -> None:
     examined = {
         Integer,
@@ -276,6 +296,7 @@ def test_all_that_are_registered_are_examined() -> None:
         RowRange,
         RowScale,
         Sparse,
+        Pruned,
     }
     assert {registry.load("quantizers", name) for name in registry.names("quantizers")} == examined
     assert {q.scheme for q in examined} == set(registry.names("quantizers"))

@@ -15,8 +15,9 @@ from mpsearch.core.errors import BadInput
 from mpsearch.core.goal import Goal, Limit
 from mpsearch.core.site import Role, Site
 from mpsearch.spec.load import load_saved, load_spec, save_spec
-from mpsearch.spec.schema import DEFAULT_BUDGET, Spec, json_schema, parse_time_s
+from mpsearch.spec.schema import DEFAULT_BUDGET, Spec, json_schema
 from mpsearch.spec.source import Override, dump, read_text
+from mpsearch.spec.texts import parse_time_s
 
 OBJECTIVE = """
 class Mine:
@@ -123,6 +124,8 @@ def test_every_error_at_once_each_with_its_place(space: Path) -> None:
         ("budget: 20", "{budget: 5, time: 10m}", "driver: a run ends by 'budget' or by 'time', not both"),
         ("budget: 20", "budget: 20\n  time: 10m", "a run ends by 'budget' or by 'time', not both"),
         ("budget: 20", "options: {sampler: tpe}", "driver 'auto' takes no options; name one in driver.use"),
+        ("driver:", "finetune: {method: lsqq, epochs: 0}\ndriver:", "finetune.method: unknown learner 'lsqq'. Did you mean 'lsq'?"),
+        ("driver:", "finetune: {options: {stages: 3}}\ndriver:", "learner 'lsq' has no option 'stages'"),
         ("name: mine\n", "", "space.yaml:1:1: name: is required and missing: letters, digits, dot, dash and underscore"),
         ("name: mine", "name: mine\nname: other", "key 'name' is written twice; it is also on line 2; keep one."),
         ("hidden: 8", "hidden: 0", "space.yaml:5:13: objective.options.hidden: objective 'objective.py': hidden must be positive, got 0"),

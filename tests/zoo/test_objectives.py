@@ -10,8 +10,12 @@ from mpsearch.core.errors import BadInput
 from mpsearch.testing.objectives import CHECKS, SPLITS
 from mpsearch.zoo.images import CLASSIFIERS
 
-OFFLINE = ("cnn", "gnn", "gnn_graphs", "lstm", "mlp", "transformer")
-FROM_FILES = ("cifar_resnet20", "cora_agnn", "cora_gat", "cora_gcn", "digits_resnet10", "minilm_sts", "stories_lm")
+OFFLINE = ("cnn", "digits_widths", "gnn", "gnn_graphs", "lstm", "mlp", "transformer")
+FROM_FILES = (
+    *("cifar_resnet20", "digits_resnet10", "fashion_lenet5"),
+    *("cora_agnn", "cora_gat", "cora_gcn"),
+    *("minilm_sts", "stories_lm"),
+)
 LARGE = "imagenet_efficientnet_lite0"
 EXAMINED = (*sorted((*OFFLINE, *FROM_FILES)), pytest.param(LARGE, marks=pytest.mark.slow))
 
@@ -64,6 +68,7 @@ def test_trained_models_are_good(maker, name, accuracy, samples):
     ("name", "measure", "low", "high", "samples"),
     [
         ("digits_resnet10", "accuracy", 540 / 541 - 1e-9, 540 / 541 + 1e-9, 541),
+        ("fashion_lenet5", "accuracy", 0.87, 0.93, 2500),
         ("stories_lm", "log_loss", 1.41035, 1.41045, 60),
         ("stories_lm", "perplexity", 4.0975, 4.0985, 60),
         ("cora_gcn", "accuracy", 0.80, 0.84, 1000),

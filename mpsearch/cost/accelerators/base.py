@@ -82,7 +82,7 @@ class Accelerator(ABC):
         energy = self.card.energy
         assert energy is not None, "`refuses` names what is missing"
         weight, value = self.promote(run.operation.kind, run.weight, run.value)
-        bit2 = weight.significant * value.significant
+        bit2 = weight.significant * value.significant * weight.density * value.density
         mac_pj = energy.mac_pj_per_bit2 * bit2 + energy.acc_pj_per_bit * energy.acc_bits
         outer = self.card.memory[-1].energy_j_per_bit if self.card.memory else None
         moved_j = self.moved_bits(run) * (outer or 0.0)

@@ -67,9 +67,9 @@ class Fpga(Accelerator):
         self.block = card.fpga
 
     def promote(self, kind: Kind, weight: Width, value: Width) -> tuple[Width, Width]:
-        """Every width as it is; floats as integers of as many bits as enter their products."""
+        """Every width as it is, zeros and all; floats as integers of as many bits as enter their products."""
         del kind
-        w, a = (Width(ceil(x.significant)) if x.is_float else x for x in (weight, value))
+        w, a = (Width(ceil(x.significant)) if x.is_float else x.dense for x in (weight, value))
         return w, a
 
     def luts(self, weight: Width, value: Width) -> float:

@@ -17,7 +17,8 @@ from mpsearch.cost.machine import Machine
 from mpsearch.cost.workload import Kind
 from mpsearch.spec.card import Block, Card, Number, Positive, Seconds, Whole
 from mpsearch.spec.explain import Faults
-from mpsearch.spec.schema import Part, Text
+from mpsearch.spec.schema import Part
+from mpsearch.spec.texts import Text
 
 _WIDTH = re.compile(r"(?P<type>int|fp|bf|mx|nvfp)?(?P<bits>[1-9]\d*)")
 UNITS = ("seconds", "cycles")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations
 from typing import Annotated, Literal
 
@@ -35,6 +36,8 @@ def holds(wide: Width, asked: Width) -> bool:
     """
     if wide in (FLOAT32, asked):
         return True
+    if wide.density < 1:
+        return is_half_zero(asked) and holds(wide.dense, asked)
     if wide.code:
         return False
     if wide.kind in _BLOCK_SCALED:
@@ -81,9 +84,25 @@ class Legal(Pair):
     """A pair of operands that the device multiplies."""
 
     peak_mac_per_s: Positive = Field(description="Dense multiply-accumulates per second: half of the operations.")
+    sparse_mac_per_s: Positive | None = Field(
+        default=None,
+        description="The same with weights of which 2 of 4 are kept (pruned4:2of4), products by zero counted; null: as "
+        "fast as dense ones.",
+    )
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] | None = Field(
         default=None, description="Kinds of operations that have kernels for it; null for all."
     )
+
+    @property
+    def sparse_weight(self) -> Width:
+        """A weight of which 2 of 4 are kept."""
+        scheme = "pruned" if self.type == "int" else self.type
+        return replace(self.weight, density=0.5, group=4, code=f"{scheme}{self.w}:2of4")
+
+
+def is_half_zero(weight: Width) -> bool:
+    """Whether of 4 consecutive weights at most 2 are kept."""
+    return weight.group in (2, 4) and weight.density <= 0.5
 
 
 class WeightOnly(Part):
@@ -122,6 +141,9 @@ class Precision(Block):
             if not PLAUSIBLE[0] <= row.peak_mac_per_s <= PLAUSIBLE[1]:
                 message = f"{row.peak_mac_per_s:g} MAC/s cannot be: write the whole number, 65e12 for 65 tera MAC/s."
                 found.append((("legal", i, "peak_mac_per_s"), message))
+            if not row.peak_mac_per_s <= (row.sparse_mac_per_s or row.peak_mac_per_s) <= 2 * row.peak_mac_per_s:
+                message = "lies between peak_mac_per_s and twice that: half of the products are left out."
+                found.append((("legal", i, "sparse_mac_per_s"), message))
             if row.type != "int" and any((row.type, bits) not in _FLOATS for bits in (row.w, row.a)):
                 floats = ", ".join(f"{kind}{bits}" for kind, bits in _FLOATS if kind != "mxint")
                 message = f"there is no {row.label}; floats are {floats}."

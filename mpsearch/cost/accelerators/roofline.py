@@ -5,11 +5,12 @@ memory that holds them, whichever is longer (Williams, Waterman, Patterson, CACM
 from __future__ import annotations
 
 from functools import lru_cache
+from math import ceil
 from typing import NamedTuple
 
 from mpsearch.core.width import Width
 from mpsearch.cost.accelerators.base import Accelerator, Run
-from mpsearch.cost.accelerators.precision import holds
+from mpsearch.cost.accelerators.precision import holds, is_half_zero
 from mpsearch.cost.accelerators.roofline_card import RooflineCard
 from mpsearch.cost.workload import Kind, Operation
 from mpsearch.spec.card import Card
@@ -34,6 +35,7 @@ class Roofline(Accelerator):
 
     * The pair of widths is the fastest legal one that holds both operands; a tie goes to the narrower.
     * Two sums of M and K binary vectors may also run on a kernel for single bits, in M * K passes.
+    * Weights of which at most 2 of 4 are kept run, beside values that are dense, at the rate that a card has for them.
     * An operand that runs as a wider number than asked is moved as wide as it runs: it was widened ahead of the kernel,
       so that a width without a kernel gains nothing. Weights are read as stored where the card knows what taking them
       apart costs (`weight_only`), and pay for it: packed integers, and what is looked up in a codebook.
@@ -76,7 +78,7 @@ class Roofline(Accelerator):
         moved = list(run.read_bits)
         for place, asked, runs in self._operands(run):
             if runs != asked and (place != run.operation.weight or self._unpack_s(run) is None):
-                moved[place] = max(moved[place], run.operation.reads[place].elements * runs.bits)
+                moved[place] = max(moved[place], ceil(run.operation.reads[place].elements * runs.stored_bits))
         return sum(moved) + run.write_bits
 
     def refuses(self, measure: str) -> str | None:
@@ -94,6 +96,9 @@ class Roofline(Accelerator):
         rows = [row for row in self.roof.precision.legal if row.kinds is None or kind in row.kinds]
         able = [row for row in rows if holds(row.weight, weight) and holds(row.value, value)]
         ways = [_Way(row.widths, row.peak_mac_per_s, row.label) for row in able or self.roof.precision.float32]
+        if is_half_zero(weight):
+            halved = (row for row in able if row.sparse_mac_per_s is not None)
+            ways += [_Way((row.sparse_weight, row.value), row.sparse_mac_per_s or 0.0, row.label) for row in halved]
         if weight.is_binary and value.is_binary:
             passes = weight.significant * value.significant
             single = (row for row in rows if row.widths == _SINGLE_BITS)

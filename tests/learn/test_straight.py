@@ -6,14 +6,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import randn
 from torch import Tensor
 
 from mpsearch.core.format import Format
 from mpsearch.core.site import Role, Site
-from mpsearch.graph.straight import FakeQuantization, on_learned_grid, straight
+from mpsearch.learn.lsq import Lsq, on_learned_grid
+from mpsearch.learn.straight import Straight, straight
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.bank import Bank
+
+
+def randn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
 
 SITES = {
     "weight": Site("w", Role.WEIGHT, (6, 10)),
@@ -78,11 +83,12 @@ def test_only_steps_of_uniform_grids_are_learned_and_rows_are_fitted() -> None:
         for site in (1, 2, 3):
             look(site, values[site])  # type: ignore[operator]
 
-    learned = FakeQuantization(sites, formats, True, {0: weight})
+    learned, fitted = Lsq(), Straight()
+    learned.place(sites, formats, {0: weight})
     learned.fit(observe)
     assert [p.shape for p in learned.parameters()] == [(6,)]
     assert torch.equal(learned(3, values[3]), values[3])
-    fitted = FakeQuantization(sites, formats, False, {0: weight})
+    fitted.place(sites, formats, {0: weight})
     fitted.fit(observe)
     assert not fitted.parameters()
     for site in range(3):
