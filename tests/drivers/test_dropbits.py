@@ -37,7 +37,7 @@ def learned(found):
 
 
 def test_bits_fall_as_penalties_rise_and_a_resumed_run_is_the_same(tmp_path):
-    options = {"least": 1e-6, "most": 100.0, "trainings": 2, "gate_rate": 60.0, "learning_rate": 5e-3, "epochs": 12}
+    options = {"least": 1e-6, "most": 100.0, "trainings": 2, "learning_rate": 5e-3}
     of = spec(finetune={"epochs": 1, "top": 1}, **options)
     found = run(of, tmp_path / "run", build=build_with(), **QUIET)
     members = learned(found)
