@@ -37,8 +37,8 @@ from mpsearch.spec.source import dump
 from mpsearch.zoo.cache import folder as cache_folder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/results/zeros_and_codebooks.md"
-BITS, SHARES, MOST_ZEROS = 3, (0.8, 0.9), 0.99
-"""Bits of pruned weights, share of zeros of all of them, and the most that one layer may have."""
+CASES, MOST_ZEROS = ((3, 0.8), (3, 0.9), (2, 0.8)), 0.99
+"""Bits of pruned weights and share of zeros of all of them; the most that one layer may have."""
 ZEROS = Recipe(epochs=12, learning_rate=2e-3, method="prune", distill=0.5)
 CODEBOOKS = ("pq0.5:d8", "pq0.75:d8", "pq1:d4", "pq1:d8", "pq1.5", "pq2")
 TAUGHT = Recipe(epochs=10, learning_rate=2e-3, method="pq", distill=1.0)
@@ -118,11 +118,10 @@ def _finetuned(problem: ModelProblem, assignment: Assignment, recipe: Recipe, se
 
 
 def _zeros(kept: Kept, seeds: Sequence[int]) -> dict[str, list[Measures]]:
-    _, problem = _problem("cnn", [f"int{BITS}", f"pruned{BITS}"], ["log_loss", "bops"])
+    _, problem = _problem("cnn", ["int3", "pruned3"], ["log_loss", "bops"])
     trainer = problem.trainer
     names = [site.name for site in problem.sites if site.role.is_parameter and site.name in problem.space.choice_of]
     tensors = {name: trainer.program.tensors[name] for name in names}
-    dense = _with(problem, dict.fromkeys(names, f"int{BITS}"))
     learned = ZEROS.model_copy(update={"method": "lsq"})
 
     def trained(assignment: Assignment, recipe: Recipe, seed: int, then: Assignment | None = None) -> Measures:
@@ -134,21 +133,21 @@ def _zeros(kept: Kept, seeds: Sequence[int]) -> dict[str, list[Measures]]:
         return _measures(next(problem.evaluate([assignment], "test")))
 
     found = {"float": [kept.get("float", lambda: tested(Assignment({})))]}
-    what = f"{BITS} bits, no zeros, trained"
-    found[what] = [kept.get(f"{what} {seed}", lambda s=seed: trained(dense, learned, s)) for seed in seeds]
-    for share in SHARES:
+    for bits, share in CASES:
+        dense, what = _with(problem, dict.fromkeys(names, f"int{bits}")), f"{bits} bits, no zeros, trained"
+        found[what] = [kept.get(f"{what} {s}", lambda a=dense, s=s: trained(a, learned, s)) for s in seeds]
         shares = {name: min(part, MOST_ZEROS) for name, part in joint_shares(tensors, share).items()}
 
         def pruned(bits: int, shares: Mapping[str, float] = shares) -> Assignment:
             words = {name: f":{Pattern(part).word}" for name, part in shares.items() if part}
             return _with(problem, {n: f"pruned{bits}{words[n]}" if n in words else f"int{bits}" for n in names})
 
-        few, many = pruned(BITS), pruned(8)
-        title = f"{share:.0%} zeros, {BITS} bits"
+        few, many = pruned(bits), pruned(8)
+        title = f"{share:.0%} zeros, {bits} bits"
         found[f"{title}, not trained"] = [kept.get(title, lambda a=few: tested(a))]
         ways = {
             "pruned while trained at 8 bits, then quantized": (many, few),
-            f"pruned while trained at {BITS} bits": (few, None),
+            f"pruned while trained at {bits} bits": (few, None),
         }
         for way, (first, then) in ways.items():
             name = f"{title}, {way}"
