@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput, ObjectiveFailed, OutOfResources
-from mpsearch.core.evaluation import BASE, Evaluation
+from mpsearch.core.evaluation import Evaluation
 from mpsearch.deploy.packed import load_packed, write_packed
 from mpsearch.deploy.packed_file import Sizes
 from mpsearch.deploy.packed_module import PackedModule
@@ -58,18 +58,20 @@ class Claim:
         return self.claimed == self.found
 
 
-def export_packed(result: RunResult, member: Evaluation, folder: Path, problem: ModelProblem | None = None) -> Sizes:
+def export_packed(
+    result: RunResult, member: Evaluation, folder: Path, problems: Mapping[str, ModelProblem] | None = None
+) -> Sizes:
     """Write `member` as a packed file into `folder`.
 
     Args:
-        problem: of the member's variant, where it was built before.
+        problems: of the run by variant, where they were built before.
 
     Raises:
         BadInput: the model, its weights or those of the member are not there any more, or cannot be packed.
         OutOfResources: the folder cannot be written.
     """
-    model = frozen_member(result, member, problem or problem_of(result, member.variant))
-    return write_packed(folder, model, int(member.measures[_MEMORY]), facts(result, member))
+    model = frozen_member(result, member, (problems or problems_of(result))[member.variant])
+    return write_packed(folder, model, facts(result, member))
 
 
 def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
@@ -80,9 +82,9 @@ def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
     path = folder / JSON_FILE
     if path.exists():
         raise BadInput(f"{path} exists and is kept; name another folder.")
-    entries, known = {}, Folder(result.folder).of(member.variant).sites
-    if known.is_file():
-        entries = {e["name"]: e for e in json.loads(known.read_text(encoding="utf-8"))}
+    entries = {}
+    if (result.folder / "sites.json").is_file():
+        entries = {e["name"]: e for e in json.loads((result.folder / "sites.json").read_text(encoding="utf-8"))}
     sites = {
         fact.name: {
             "format": str(fmt := member.assignment.at(fact.name)),
@@ -90,7 +92,7 @@ def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
             "role": str(fact.role),
             "shape": entries.get(fact.name, {}).get("shape"),
         }
-        for fact in Sites.of(result).of_variant(member.variant).facts
+        for fact in Sites.of(result).facts
     }
     document = {"schema": JSON_SCHEMA, **facts(result, member), "sites": sites}
     try:
@@ -101,20 +103,24 @@ def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
     return path
 
 
-def problem_of(result: RunResult, variant: str = BASE) -> ModelProblem:
-    """The problem of a run, built again. Raises `BadInput` where its model or its weights are not what they were."""
+def problems_of(result: RunResult) -> dict[str, ModelProblem]:
+    """The problems of a run by variant, built again.
+
+    Raises `BadInput` where a model or its weights are not what they were.
+    """
     files, spec = Folder(result.folder), result.spec
     prepare_machine(spec)
     trains = make_objective(spec).trains
-    for weights in (files.of(name).weights for name in spec.by_variant):
+    for variant in spec.by_variant:
+        weights = files.of(variant).weights
         if trains and not weights.is_file():
             raise BadInput(
-                f"{weights} is missing: the run has lost the float weights it was searched with; restore the file, "
-                "or search again."
+                f"{weights} is missing: the run has lost the float weights it was searched with; restore the file, or "
+                "search again."
             )
-    problems = build_variants(spec, build_problem, kept=files)  # all, for their weights have one fingerprint
+    problems = build_variants(spec, build_problem, files)
     refuse_other_weights(result.folder, spec, fingerprint(problems))
-    return problems[variant]
+    return problems
 
 
 def frozen_member(result: RunResult, member: Evaluation, problem: ModelProblem) -> FrozenModel:
@@ -181,11 +187,10 @@ def _claims(result: RunResult, member: Evaluation, module: PackedModule, packed:
         )
     if told["run"].get("weights_sha256") != recorded["run"]["weights_sha256"]:
         raise BadInput(f"{packed} was made of other float weights than those of {result.folder}; export it again.")
-    spec = result.spec.by_variant[member.variant]
-    device = prepare_machine(spec)
+    device = prepare_machine(result.spec)
     torch.set_num_threads(module.manifest["threads"])
     module.to(device)
-    objective = make_objective(spec)
+    objective = make_objective(result.spec.by_variant[member.variant])
     claims = [Claim(_MEMORY, None, member.measures[_MEMORY], module.sizes.tensor_bytes)]
     splits: dict[Split, Mapping[str, float] | None] = {
         "validation": member.measures,
