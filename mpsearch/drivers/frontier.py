@@ -90,7 +90,7 @@ class Frontier(AskTell):
         self._space, self._rng = session.space, np.random.default_rng(session.seed)
         self._menu = Menu.of(session.space, session.problem, session.goals)
         self._goals, controls = session.goals, session.evaluations
-        self._baseline: Mapping[str, float] = controls[0].measures
+        self._baseline: Mapping[str, float] = session.baseline
         self._axes = [self._axis(session, goal) for goal in session.goals]
         self._worst = [axis.worst for axis in self._axes]
         self._base: tuple[int, ...] = ()
