@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import yaml
@@ -144,7 +144,7 @@ def problems_of(result: RunResult) -> dict[str, ModelProblem]:
             )
     problems = build_variants(spec, build_problem, files)
     refuse_other_weights(result.folder, spec, fingerprint(problems))
-    return cast("dict[str, ModelProblem]", problems)
+    return problems
 
 
 def frozen_member(result: RunResult, member: Evaluation, problem: ModelProblem) -> FrozenModel:

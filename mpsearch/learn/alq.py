@@ -179,7 +179,8 @@ class Alq(Lsq):
         assert self._space is not None
         mine = set(self._formats[site].options) - _SHARING
         options = self._space.choice_of[self._sites[site].name].options
-        return sorted(fmt for fmt in options if fmt.scheme == SCHEME and set(fmt.options) - _SHARING == mine)
+        alike = sorted(fmt for fmt in options if fmt.scheme == SCHEME and set(fmt.options) - _SHARING == mine)
+        return alike or [self._formats[site]]
 
     def state(self) -> dict[str, Tensor]:
         """Also the coordinates of the finished weights, and which of them each weight adds."""
