@@ -14,13 +14,15 @@ from mpsearch.core.assignment import Assignment
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.drivers.base import Driver, Session
-from mpsearch.learn.gates import NESTINGS, Gates, ladder
+from mpsearch.learn.gates import HARDEN, NESTINGS, WARM_UP, Gates, ladder
 from mpsearch.spec.schema import Recipe
 
 log = logging.getLogger("mpsearch.drivers")
 
 STEPS, EPOCHS = 1500, (20, 400)
 """Of a training: about so many steps, within these numbers of epochs; on a whole graph an epoch is one step."""
+TRAVEL = 10.0
+"""How far phi of a gate may go at most while gates are learned. It starts at 2.5, and is closed below 0."""
 
 
 class DropBits(Driver):
@@ -32,7 +34,7 @@ class DropBits(Driver):
         trainings: how many penalties at most.
         epochs: of each training; None for as many as make 1,500 steps, from 20 to 400.
         learning_rate: of weights and steps.
-        gate_rate: how many times as fast gates are learned.
+        gate_rate: how many times as fast gates are learned; None for what lets them close in the steps there are.
         distill: share of the loss that is the divergence from the float model's outputs.
         nesting: what one bit less does to a grid: `resolution` doubles its step, `range` halves its range.
     """
@@ -40,27 +42,27 @@ class DropBits(Driver):
     def __init__(
         self,
         cost: str | None = None,
-        least: float = 0.01,
-        most: float = 1.0,
+        least: float = 0.1,
+        most: float = 100.0,
         trainings: int = 6,
         epochs: int | None = None,
         learning_rate: float = 1e-3,
-        gate_rate: float = 20.0,
+        gate_rate: float | None = None,
         distill: float = 0.0,
         nesting: str = NESTINGS[0],
     ) -> None:
         for name, penalty in (("least", least), ("most", most)):
-            Gates(penalty, nesting=nesting, gate_rate=gate_rate)  # refuses what is no penalty
+            Gates(penalty, nesting=nesting, gate_rate=1.0 if gate_rate is None else gate_rate)  # refuses bad ones
             if not penalty > 0 or penalty < least:
                 raise BadInput(f"dropbits: {name} is {penalty!r}; penalties are above 0, and most is at least least.")
         for name, count, fewest in (("trainings", trainings, 1), ("epochs", epochs, 4)):
             if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < fewest):
                 raise BadInput(f"dropbits: {name} is {count!r}; it is a whole number of at least {fewest}.")
         self._cost, self._ends, self._trainings, self._epochs = cost, (float(least), float(most)), trainings, epochs
-        self._options = {"nesting": nesting, "gate_rate": gate_rate}
+        self._nesting, self._gate_rate = nesting, gate_rate
         self._recipe = {"learning_rate": learning_rate, "distill": distill, "method": "gates"}
         try:
-            Recipe.model_validate(self._recipe)
+            self._rate = Recipe.model_validate(self._recipe).learning_rate
         except ValueError as error:
             raise BadInput(f"dropbits: {' '.join(str(error).split())}") from error
 
@@ -86,9 +88,11 @@ class DropBits(Driver):
             session.problem.costs(lowest)[cost]: ("lowest", "lower least"),
             session.problem.costs(start)[cost]: ("highest", "raise most"),
         }
-        epochs = self._epochs or _epochs(session.problem.steps_per_epoch())
+        steps = session.problem.steps_per_epoch()
+        epochs = self._epochs or _epochs(steps)
+        gate_rate = self._gate_rate or TRAVEL / (self._rate * (HARDEN - WARM_UP) * epochs * steps)
         for penalty in self._penalties(session.budget_left):
-            options = {**self._options, "cost": cost, "penalty": penalty}
+            options = {"nesting": self._nesting, "gate_rate": gate_rate, "cost": cost, "penalty": penalty}
             recipe = Recipe.model_validate({**self._recipe, "epochs": epochs, "options": options})
             done = session.learn(recipe, start, f"penalty {penalty:.3g}")
             if done.failure is None and done.measures[cost] in ends:

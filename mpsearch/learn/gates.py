@@ -146,7 +146,7 @@ class Gates(Lsq):
         if len(found) == 1:
             return found[mode]
         mean = torch.stack([weights[b].to(value) * x for b, x in found.items()]).sum(0)
-        return mean + (found[mode] - mean).detach()
+        return found[mode].detach() + (mean - mean.detach())  # exactly the mode: what is added is zero
 
     def _on_lattice(self, site: int, value: Tensor, level: int) -> Tensor:
         grid = self._lattices[site][level]
@@ -211,7 +211,8 @@ class Gates(Lsq):
         """The lattices of a site, all at the step of the widest."""
         top = self._grids[site]
         assert isinstance(top, AffineGrid)
-        return [nested(top, int(fmt.bits), self._nesting) for fmt in self._ladders[self._choice[site]]]
+        found = [nested(top, int(fmt.bits), self._nesting) for fmt in self._ladders[self._choice[site]]]
+        return [on_better_side(grid, self._weights[site]) for grid in found] if site in self._weights else found
 
     def extra(self) -> dict[str, Tensor]:
         return {"settled": torch.tensor(self._hardened)}
@@ -235,6 +236,19 @@ def nested(top: AffineGrid, bits: int, nesting: str) -> AffineGrid:
         return replace(top, bits=bits, qmin=0, qmax=2**bits - 1, scale=scale, zero_point=(-lowest).to(torch.int32))
     half = 2 ** (bits - 1)
     return replace(top, bits=bits, qmin=-half if bits == 2 else 1 - half, qmax=half - 1, scale=scale)
+
+
+def on_better_side(grid: AffineGrid, weights: Tensor) -> AffineGrid:
+    """`grid`, mirrored where that loses less of `weights`: two symmetric bits have more numbers on one side."""
+    if -grid.qmin == grid.qmax or grid.zero_point is not None:
+        return grid
+
+    def loss(of: AffineGrid) -> Tensor:
+        errors = (of.round_trip(weights.detach()) - weights.detach()).square()
+        return of.grain.gather([block.sum(1) for block in of.grain.rows(errors)], tuple(weights.shape))
+
+    mirrored = replace(grid, scale=-grid.scale)
+    return replace(grid, scale=torch.where(loss(mirrored) < loss(grid), mirrored.scale, grid.scale))
 
 
 def hard_concrete(phi: Tensor) -> Tensor:

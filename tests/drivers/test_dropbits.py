@@ -5,18 +5,14 @@ from __future__ import annotations
 import logging
 
 import pytest
-import torch
+from small_network import QUIET, Lossless, Untrained, build_with
 
 from mpsearch.core.errors import BadInput
 from mpsearch.drivers.dropbits import DropBits, _epochs
 from mpsearch.engine.run import resume, run
-from mpsearch.problem.build import assemble
-from mpsearch.problem.objective import Objective
 from mpsearch.spec.schema import Spec
-from mpsearch.testing.learners import SPLITS, Largest
+from mpsearch.testing.learners import Largest
 from mpsearch.testing.toy import Toy, toy_spec
-
-QUIET = {"show_progress": False, "bare": True}
 
 
 def spec(*, goals=("log_loss", "weight_bits"), weights=("int2", "int4", "int3"), budget=50, finetune=None, **options):
@@ -36,21 +32,12 @@ def spec(*, goals=("log_loss", "weight_bits"), weights=("int2", "int4", "int3"),
     )
 
 
-def build_with(kind=Largest):
-    def build(spec, weights):
-        objective = kind()
-        data = {str(split): list(objective.batches(split)) for split in SPLITS}
-        return assemble(spec, objective, objective.model().eval(), data, torch.device("cpu"))
-
-    return build
-
-
 def learned(found):
     return [e for e in found.evaluations if e.is_finetuned and e.is_searched]
 
 
 def test_bits_fall_as_penalties_rise_and_a_resumed_run_is_the_same(tmp_path):
-    options = {"least": 1e-6, "most": 100.0, "trainings": 2, "gate_rate": 60.0, "learning_rate": 5e-3, "epochs": 12}
+    options = {"least": 1e-6, "most": 100.0, "trainings": 2, "learning_rate": 5e-3}
     of = spec(finetune={"epochs": 1, "top": 1}, **options)
     found = run(of, tmp_path / "run", build=build_with(), **QUIET)
     members = learned(found)
@@ -86,14 +73,6 @@ def test_divergence_is_recorded_with_its_step_and_the_next_penalty_tried(tmp_pat
     assert len(failures) == 2
     assert all(failure.kind == "nan" and "step" in failure.message for failure in failures)
     assert found.status == "complete"
-
-
-class Untrained(Largest):
-    training_batches = Objective.training_batches
-
-
-class Lossless(Largest):
-    loss = Objective.loss
 
 
 @pytest.mark.parametrize(

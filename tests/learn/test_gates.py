@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -17,7 +18,7 @@ from mpsearch.core.site import Role, Site
 from mpsearch.core.space import Choice, Space
 from mpsearch.cost.terms import Cost, Terms
 from mpsearch.learn.expected import Expected
-from mpsearch.learn.gates import Gates, hard_concrete, ladder, nested, open_chance, option_chances
+from mpsearch.learn.gates import Gates, hard_concrete, ladder, nested, on_better_side, open_chance, option_chances
 from mpsearch.learn.lsq import Lsq
 from mpsearch.quant.affine import AffineGrid
 from mpsearch.quant.bank import Bank
@@ -87,6 +88,8 @@ def test_gates_closed_to_a_width_are_its_grid_and_hardening_keeps_it(nesting: st
         assert isinstance(top, AffineGrid)
         wanted = nested(top, (2, 3, 4, 8)[level], nesting)
         assert wanted.scale.numel() == top.scale.numel()
+        if i == 0 and level == 0:
+            wanted = on_better_side(wanted, learner._weights[0])
         set_phi(learner, [30.0] * level + [-30.0] * (3 - level), i)
         assert torch.equal(learner(i, x), wanted.round_trip(x))
         learner.stepped()
@@ -116,6 +119,20 @@ def test_lattices_are_inside_each_other_and_have_the_codes_of_their_width(
         on_inner = inner.round_trip(points[:6] if inner.scale.dim() else points)
         if bits > 2 or kind == 1:  # two symmetric bits have one number more
             assert torch.equal(top.round_trip(on_inner), on_inner)
+
+
+def test_the_fourth_number_of_two_bits_lies_where_it_loses_less() -> None:
+    weights = randn(6, 10, seed=4)
+    top = Bank(lambda _: weights, 0).grid(SITES[0], Format.parse("int4"))
+    assert isinstance(top, AffineGrid)
+    plain = nested(top, 2, "resolution")
+    sides = [plain, replace(plain, scale=-plain.scale)]
+    best = torch.stack([(g.round_trip(weights) - weights).square().sum(1) for g in sides]).amin(0)
+    found = on_better_side(plain, weights)
+    torch.testing.assert_close((found.round_trip(weights) - weights).square().sum(1), best)
+    assert (found.scale < 0).any()
+    assert (found.scale > 0).any()
+    assert on_better_side(top, weights) is top
 
 
 def test_the_mode_goes_forward_and_the_mean_backward() -> None:
@@ -177,7 +194,7 @@ def test_the_penalty_moves_gates_alone_and_without_a_task_bits_go_to_the_least()
     learner = gates(x, penalty=0.5)
     penalty = learner.penalty()
     assert penalty is not None
-    assert float(penalty) == pytest.approx(0.5 * float(learner.expected_cost()))
+    assert penalty.item() == pytest.approx(0.5 * learner.expected_cost().item())
     penalty.backward()
     assert all(step.grad is None for step in learner._steps.values())
     assert all((phi.grad > 0).all() for phi in learner._phi.values())  # type: ignore[operator]

@@ -68,7 +68,7 @@ class Bench:
         return outcome
 
     def _problem(self, spec: Spec, part: Part) -> ModelProblem:
-        if part.bins:
+        if part.bins or part.corrects:
             return build_problem(spec)
         every = WITH_ATTENTION if part.attention else WITH_SCORES
         if every not in self._exported:
@@ -90,6 +90,7 @@ class Bench:
         offered = {"attention": part.attention, "score": part.scores} if model != "gcn" else {}
         on_edges = [role for role, formats in offered.items() if formats]
         sites += [{"match": {"role": role}, "formats": list(offered[role])} for role in on_edges]
+        sites += [{"match": {"role": "weight"}, "formats": ["int16"]}] if part.corrects else []
         tied = ("feature", *on_edges) if part.is_tied else ()
         agreement: dict[str, Any] = {"name": "agreement", "maximise": True}
         if not part.is_tuned:
@@ -106,7 +107,7 @@ class Bench:
             "goals": [agreement, {"name": "feature_bytes"}],
             "driver": {"use": part.driver, "budget": self._budget},
             "seed": seed,
-            "quantization": {"bias_correction": "none"},
+            "quantization": {"bias_correction": "sequential" if part.corrects else "none"},
         }
 
 
@@ -121,7 +122,7 @@ def _points(result: RunResult, problem: ModelProblem, part: Part) -> dict[str, A
     points = {name: _point(e, result.test[e.key], sites) for name, e in chosen.items()}
     for site in (site["name"] for site in sites if part.alone and site["role"] == "feature"):
         pair = [next(iter(problem.evaluate([Assignment.parse({site: part.alone})], of))) for of in SPLITS]
-        points[f"{part.alone} of {site} alone"] = _point(*pair, sites)
+        points[f"{part.alone} at {site} alone"] = _point(*pair, sites)
     return {"float": _point(result.baseline, result.test[result.baseline.key], sites), "points": points}
 
 
@@ -143,7 +144,7 @@ def _tuned(result: RunResult, problem: ModelProblem, recipe: Recipe, seed: int) 
 
 
 def _point(found: Evaluation, test: Evaluation, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    counted = [site for site in sites if site["choice"] is not None]
+    counted = [site for site in sites if site["choice"] is not None and site["role"] != "weight"]
     entry = next(site["name"] for site in counted if site["role"] == "feature")
     sizes = {site["name"]: math.prod(site["shape"]) for site in counted if site["name"] != entry}
     bits = sum(size * found.assignment.at(name).bits for name, size in sizes.items())

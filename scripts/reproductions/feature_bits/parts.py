@@ -37,6 +37,8 @@ class Part:
         bins: of hidden features, by degree; the input is then `rowscale1`, so that it does not drown them.
         alone: a format that each feature is given once, all others float.
         agreement: least share of nodes outside the test set that keep their class.
+        corrects: whether biases are corrected, so that each layer gives the means of the float one; weights then have
+            16 bits, for only layers with a format are corrected.
         is_tuned: whether what the search finds at no more than 2 bits is finetuned; the input is then `rowscale1`.
     """
 
@@ -48,6 +50,7 @@ class Part:
     bins: int = 0
     alone: str = ""
     agreement: float = AGREEMENT
+    corrects: bool = False
     is_tuned: bool = False
 
     @property
@@ -60,6 +63,9 @@ WITH_ATTENTION, WITH_SCORES = Part("", _FEATURES, ROWS), Part("", _FEATURES, sco
 """All formats of the parts that are exported together."""
 PARTS = {
     "uniform": Part("all features alike, SGQuant's range", ROWS, driver="exhaustive", alone="int2:rows"),
+    "corrected": Part(
+        "all features alike, SGQuant's range, biases corrected", ROWS, driver="exhaustive", corrects=True
+    ),
     "alike": Part("all features and attention alike, SGQuant's range", ROWS, ROWS, driver="exhaustive"),
     "integers": Part("SGQuant's formats, searched", ROWS, ROWS, agreement=0.95),  # its range clips at any width
     "rowscale": Part("least squared error, rows of two values, scores, searched", OWN, scores=LEAST),
