@@ -18,7 +18,7 @@ from typing import Any
 
 from learning import levels
 from learning.bench import BATCH, Bench, Outcome
-from learning.common import RATE, Found, Row, accuracy, figures
+from learning.common import RATE, Found, Row, accuracy, differences, figures, spread
 
 from mpsearch.spec.schema import Recipe
 from mpsearch.zoo.cache import folder as cache_folder
@@ -126,5 +126,17 @@ def _uniform_table(found: Found) -> list[str]:
     notes = [f"{texts[name]}: {accuracy(found[name])} %" for name in texts if name in found]
     sizes = [f"{mean(o['bytes'] for o in found[f'lsq{b}']) / 1024:.1f}" for b in BITS if f"lsq{b}" in found]
     held = f"; all parameters take {', '.join(sizes)} KiB (float {61706 * 4 / 1024:.0f})" if sizes else ""
+    above = {
+        m: [d for b in BITS for d in differences(found.get(f"{m}{b}", ()), found.get(f"lsq{b}", ()))] for m in METHODS
+    }
+    against = ", ".join(f"`{m}` {spread(points, sign='+')}" for m, points in above.items() if m != "lsq" and points)
     one = "One bit is plus or minus the mean magnitude: with `lsq` and `sq` fitted after each epoch, else learned."
-    return [*lines, "", f"{'; '.join(notes)}{held}.", "", one]
+    return [
+        *lines,
+        "",
+        f"{'; '.join(notes)}{held}.",
+        "",
+        one,
+        "",
+        f"Points above `lsq` of the same seed and width, over all of these: {against}.",
+    ]

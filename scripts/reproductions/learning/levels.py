@@ -13,17 +13,19 @@ from types import MappingProxyType
 
 import numpy as np
 from learning.bench import Bench, Outcome
-from learning.common import RATE, Found, Row, accuracy, spread
+from learning.common import RATE, Found, Row, accuracy, differences, spread
 from torch import Tensor
 
 from mpsearch.core.assignment import Assignment
 from mpsearch.spec.schema import Recipe
 
 WIDEST = 4
-PENALTIES = 0.3, 1.0, 3.0
+PENALTIES = 0.3, 1.0, 10.0
 FROM_SCRATCH = 1.0
 STARTS = {"": ("the float model", 1), " from scratch": ("scratch", 3)}
 """What a pair starts from, and its epochs over those of the other rows."""
+AS_LONG = 7
+"""Epochs, over those of the other rows, that make as many steps as the float model's training and five of these."""
 
 
 def rows(bench: Bench) -> Row:
@@ -31,7 +33,13 @@ def rows(bench: Bench) -> Row:
     found: Row = {}
     for penalty in PENALTIES:
         found |= _pair(bench, penalty, "", MappingProxyType({}))
-    return found | _pair(bench, FROM_SCRATCH, " from scratch", bench.untrained)
+    found |= _pair(bench, FROM_SCRATCH, " from scratch", bench.untrained)
+    learned = found.get(f"learned {FROM_SCRATCH:g}")
+    if learned is not None:
+        recipe = Recipe(epochs=AS_LONG * bench.epochs, learning_rate=RATE)
+        same = Assignment.parse(learned["formats"])
+        found["fixed all along"] = bench.trained("fixed all along", same, recipe, bench.untrained)
+    return found
 
 
 def _pair(bench: Bench, penalty: float, start: str, weights: Mapping[str, Tensor]) -> Row:
@@ -68,9 +76,9 @@ def table(found: Found, epochs: int) -> list[str]:
         learned, fixed = found[f"learned {penalty:g}{start}"], found[f"fixed {penalty:g}{start}"]
         bits, above = [o["bits"] for o in learned], [] if start else _above_uniform(learned, found)
         cells = [STARTS[start][0], f"{penalty:g}", spread(bits), accuracy(learned), accuracy(fixed)]
-        cells += [spread(differences, sign="+") for differences in (_differences(learned, fixed), above)]
+        cells += [spread(points, sign="+") for points in (differences(learned, fixed), above)]
         lines.append(f"| {' | '.join(cells)} |")
-    return [*lines, "", verdict(found, pairs)]
+    return [*lines, "", verdict(found, pairs), *_all_along(found, epochs)]
 
 
 def verdict(found: Found, pairs: Sequence[tuple[float, str]]) -> str:
@@ -78,20 +86,29 @@ def verdict(found: Found, pairs: Sequence[tuple[float, str]]) -> str:
     parts = []
     for start, (text, _) in STARTS.items():
         names = [f"{p:g}{s}" for p, s in pairs if s == start]
-        differences = [d for n in names for d in _differences(found[f"learned {n}"], found[f"fixed {n}"])]
-        if differences:
-            better, worse = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
+        points = [d for n in names for d in differences(found[f"learned {n}"], found[f"fixed {n}"])]
+        if points:
+            better, worse = sum(d > 0 for d in points), sum(d < 0 for d in points)
             parts.append(
-                f"from {text}, learned is better in {better} and worse in {worse} of {len(differences)} trainings, by "
-                f"{mean(differences):+.2f} points in the mean"
+                f"from {text}, learned is better in {better} and worse in {worse} of {len(points)} trainings, by "
+                f"{mean(points):+.2f} points in the mean"
             )
     return f"Learned against the same widths fixed: {'; '.join(parts)}."
 
 
-def _differences(one: Sequence[Outcome], other: Sequence[Outcome]) -> list[float]:
-    """In points, of the seeds that both have."""
-    same = {o["seed"]: o["test"] for o in other}
-    return [100 * (o["test"] - same[o["seed"]]) for o in one if o["seed"] in same]
+def _all_along(found: Found, epochs: int) -> list[str]:
+    """The widths that were learned from the float model, fixed from scratch on."""
+    fixed = found.get("fixed all along", ())
+    if not fixed:
+        return []
+    learned = found[f"learned {FROM_SCRATCH:g}"]
+    return [
+        "",
+        f"The widths learned from the float model at penalty {FROM_SCRATCH:g}, fixed and trained from scratch for "
+        f"{AS_LONG * epochs} epochs, as many steps as the float model's training and the learning of widths together, "
+        f"but without the float model's distorted images: {accuracy(fixed)}. Learned against that: "
+        f"{spread(differences(learned, fixed), sign='+')} points.",
+    ]
 
 
 def _above_uniform(learned: Sequence[Outcome], found: Found) -> list[float]:
