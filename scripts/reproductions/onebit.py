@@ -127,8 +127,8 @@ def _page(asked: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, P
     lines = [
         "# One bit for every node feature",
         "",
-        f"Made by `scripts/reproduce onebit --seeds {asked.seeds} --first {asked.first}{only} --write-docs`: {versions}, "
-        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, one used.",
+        f"Made by `scripts/reproduce onebit --seeds {asked.seeds} --first {asked.first}{only} --write-docs`: "
+        f"{versions}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, one used.",
         "",
         f"{asked.dataset.capitalize()}, {asked.seeds} trainings of each network, seeds from {asked.first}: test "
         "accuracy in percent and what is lost of it in points, means and standard deviations. Inputs are "
