@@ -137,14 +137,6 @@ class PrunedGrid(Grid):
         kept[torch.arange(rows).repeat_interleave(stored["pointers"].diff().long()), column] = True
         return kept
 
-    def static(self) -> dict[str, Tensor]:
-        """Of what is kept: which numbers are is known by then."""
-        return self.inner.static()
-
-    @classmethod
-    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
-        return cls(kept=torch.ones(shape, dtype=torch.bool), **plain)
-
     def to(self, device: torch.device | str) -> Self:
         return replace(self, inner=self.inner.to(device), kept=self.kept.to(device))
 
