@@ -24,7 +24,8 @@ class ImageClassification(Objective):
         batch_size: images in a batch, at least 2.
         validation: how many images the search scores at most, evenly spaced; None for all of the split.
         training_batch_size: images in a step of finetuning, at least 2.
-        width: how many times as many channels the layers have, rounded up; other than 1 for `mlp` and `cnn`.
+        width: how many times as many channels the layers have, rounded up; other than 1 for `mlp`, `cnn` and
+            `fashion_lenet5`.
     """
 
     trains = True

@@ -153,7 +153,7 @@ def _print(facts: dict[str, Any], costs: Costs) -> None:
     screen.print(f"\n{len(facts['choices'])} choices, {facts['size']:.3g} assignments\n")
     _print_costs(screen, facts, costs)
     if len(facts["variants"]) > 1:
-        _print_variants(screen, facts["variants"], costs)
+        _print_variants(screen, facts, costs)
     planned = [(name, arena) for name, arena in facts["arena_bytes"].items() if arena is not None][:2]
     if planned:
         laid = ", ".join(f"{name} {number('_bytes', arena)}" for name, arena in planned)
@@ -212,19 +212,19 @@ def _print_costs(screen: Console, facts: dict[str, Any], costs: Costs) -> None:
     screen.print()
 
 
-def _print_variants(screen: Console, variants: dict[str, Any], costs: Costs) -> None:
-    """A row per cost: the float model and the narrowest control of each variant."""
+def _print_variants(screen: Console, facts: dict[str, Any], costs: Costs) -> None:
+    """A row for the float model and the narrowest control of each variant, a column for each cost that is a goal."""
     from rich.table import Table
 
     from mpsearch.engine.measures import number
 
-    shown = {f"{name} {c}": of["costs"][c] for name, of in variants.items() for c in list(of["costs"])[:2]}
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("variants", overflow="fold")
-    for column in shown:
-        table.add_column(column, justify="right", overflow="fold")
-    for name in next(iter(shown.values())):
-        table.add_row(costs.labelled(name), *(number(name, found[name]) for found in shown.values()))
+    table.add_column("variants")
+    for name in facts["shares"]:
+        table.add_column(costs.labelled(name), justify="right", overflow="fold")
+    for variant, of in facts["variants"].items():
+        for control, found in list(of["costs"].items())[:2]:
+            table.add_row(f"{variant} {control}", *(number(name, found[name]) for name in facts["shares"]))
     screen.print(table)
     screen.print()
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 
 from mpsearch import __version__
-from mpsearch.core.errors import MpsearchError
 from mpsearch.deploy import output_tree, packed_file
 from mpsearch.deploy.packed_file import Sizes
 from mpsearch.deploy.packed_module import PackedModule
@@ -24,11 +23,10 @@ from mpsearch.problem.frozen import FrozenModel
 from mpsearch.quant.plain import described
 
 
-def write_packed(folder: Path, model: FrozenModel, memory_bytes: int, facts: Mapping[str, Any]) -> Sizes:
+def write_packed(folder: Path, model: FrozenModel, facts: Mapping[str, Any]) -> Sizes:
     """Write `model` to the packed file of `folder`.
 
     Args:
-        memory_bytes: that the measure of this name says of it: what tensors take.
         facts: of where it comes from, ready for JSON.
 
     Raises:
@@ -36,9 +34,6 @@ def write_packed(folder: Path, model: FrozenModel, memory_bytes: int, facts: Map
         OutOfResources: the folder cannot be written.
     """
     tensors, sites = _packed(model)
-    taken = sum(tensor.nbytes for tensor in tensors.values())
-    if taken != memory_bytes:
-        raise MpsearchError(f"the tensors take {taken} bytes, and memory_bytes says {memory_bytes}: please report it.")
     graph = {
         "inputs": asdict(model.inputs),
         "steps": model.frozen.steps,
@@ -48,7 +43,6 @@ def write_packed(folder: Path, model: FrozenModel, memory_bytes: int, facts: Map
     versions = {"mpsearch": __version__, "torch": str(torch.__version__)}
     manifest = {
         **facts,
-        "memory_bytes": memory_bytes,
         "sites": sites,
         "graph": graph,
         "threads": model.threads,

@@ -21,6 +21,7 @@ from mpsearch.deploy.packed_module import PackedModule
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.load import refuse_other_weights
 from mpsearch.engine.result import RunResult
+from mpsearch.engine.variants import build_variants, fingerprint
 from mpsearch.engine.views import Sites
 from mpsearch.problem.build import batches_of, build_problem, make_objective, prepare_machine
 from mpsearch.problem.finetune import means
@@ -57,18 +58,20 @@ class Claim:
         return self.claimed == self.found
 
 
-def export_packed(result: RunResult, member: Evaluation, folder: Path, problem: ModelProblem | None = None) -> Sizes:
+def export_packed(
+    result: RunResult, member: Evaluation, folder: Path, problems: Mapping[str, ModelProblem] | None = None
+) -> Sizes:
     """Write `member` as a packed file into `folder`.
 
     Args:
-        problem: of the run, where it was built before.
+        problems: of the run by variant, where they were built before.
 
     Raises:
         BadInput: the model, its weights or those of the member are not there any more, or cannot be packed.
         OutOfResources: the folder cannot be written.
     """
-    model = frozen_member(result, member, problem or problem_of(result))
-    return write_packed(folder, model, int(member.measures[_MEMORY]), facts(result, member))
+    model = frozen_member(result, member, (problems or problems_of(result))[member.variant])
+    return write_packed(folder, model, facts(result, member))
 
 
 def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
@@ -100,18 +103,24 @@ def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
     return path
 
 
-def problem_of(result: RunResult) -> ModelProblem:
-    """The problem of a run, built again. Raises `BadInput` where its model or its weights are not what they were."""
+def problems_of(result: RunResult) -> dict[str, ModelProblem]:
+    """The problems of a run by variant, built again.
+
+    Raises `BadInput` where a model or its weights are not what they were.
+    """
     files, spec = Folder(result.folder), result.spec
     prepare_machine(spec)
-    if not files.weights.is_file() and make_objective(spec).trains:
-        raise BadInput(
-            f"{files.weights} is missing: the run has lost the float weights it was searched with; restore the file, "
-            "or search again."
-        )
-    problem = build_problem(spec, files.weights if files.weights.is_file() else None)
-    refuse_other_weights(result.folder, spec, problem.fingerprint)
-    return problem
+    trains = make_objective(spec).trains
+    for variant in spec.by_variant:
+        weights = files.of(variant).weights
+        if trains and not weights.is_file():
+            raise BadInput(
+                f"{weights} is missing: the run has lost the float weights it was searched with; restore the file, or "
+                "search again."
+            )
+    problems = build_variants(spec, build_problem, files)
+    refuse_other_weights(result.folder, spec, fingerprint(problems))
+    return problems
 
 
 def frozen_member(result: RunResult, member: Evaluation, problem: ModelProblem) -> FrozenModel:
@@ -181,7 +190,7 @@ def _claims(result: RunResult, member: Evaluation, module: PackedModule, packed:
     device = prepare_machine(result.spec)
     torch.set_num_threads(module.manifest["threads"])
     module.to(device)
-    objective = make_objective(result.spec)
+    objective = make_objective(result.spec.by_variant[member.variant])
     claims = [Claim(_MEMORY, None, member.measures[_MEMORY], module.sizes.tensor_bytes)]
     splits: dict[Split, Mapping[str, float] | None] = {
         "validation": member.measures,

@@ -37,7 +37,8 @@ def promising(found: RunResult, top: int) -> list[Evaluation]:
     """
     goals = [Goal(g.name, g.maximise, g.limit if is_cost(g.name) else None) for g in found.front.goals]
     searched = [e for e in found.evaluations if e.is_searched and e.assignment]
-    front = list({e.assignment: e for e in Front.of(searched, goals, found.baseline.measures).members}.values())
+    members = Front.of(searched, goals, found.baseline.measures).members
+    front = list({(e.variant, e.assignment): e for e in members}.values())
     if len(front) <= top:
         return front
     losses = Scale.of(front, front, goals).losses(front) / 1.1  # the worst of each goal still counts a little

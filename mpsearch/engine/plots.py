@@ -144,7 +144,8 @@ def _traces(view: View, x: Goal, y: Goal) -> list[Any]:
         return {"color": "rgba(0,0,0,0)", "size": size, "line": {"color": colour, "width": width}}
 
     def labelled(points: Sequence[Point], name: str, symbol: str, size: int) -> Any:
-        short = [p.name.replace("uniform ", "") + ("-bit" if p.kind == "uniform" else "") for p in points]
+        named = [p.name.replace("uniform ", "") + ("-bit" if p.kind == "uniform" else "") for p in points]
+        short = ["" if p.aside else name for p, name in zip(points, named, strict=True)]  # those of the base: room
         marker = {"color": COLOURS[name], "symbol": symbol, "size": size, "line": {"color": "white", "width": 1}}
         return scatter(
             points,
@@ -218,7 +219,7 @@ def bits_figure(view: View) -> Any:
     n = len(widths)
     last = view.goals[-1]
     columns = [
-        f"{i}: {view.number(last.name, p.measures[last.name])}{' ◆ knee' if p.is_knee else ''}"
+        f"{i}: {view.number(last.name, p.measures[last.name])}{p.aside}{' ◆ knee' if p.is_knee else ''}"
         for i, p in enumerate(members)
     ]
     hover = [

@@ -189,9 +189,9 @@ def _dots(axes: Any, points: list[Point], x: Goal, y: Goal, **style: Any) -> Non
 
 
 def _name_controls(axes: Any, view: View, x: Goal, y: Goal) -> None:
-    """Name the controls; those outside the picture are named at the edge they lie beyond."""
+    """Name the controls of the base; those outside the picture are named at the edge they lie beyond."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    for p in [*view.uniform, *view.baseline]:
+    for p in [p for p in (*view.uniform, *view.baseline) if not p.aside]:
         px, py = p.measures[x.name], p.measures[y.name]
         inside_x, inside_y = min(max(px, left), right), min(max(py, bottom), top)
         outside = (px, py) != (inside_x, inside_y)
@@ -288,7 +288,7 @@ def _heatmap(axes: Any, view: View, members: list[Point]) -> None:
     if 0 < split < len(choices):
         axes.plot((0, len(members)), (split, split), color="#1a1a1a", linewidth=1.4)
     last, step = view.goals[-1], -(-len(members) // 24)
-    names = [view.number(last.name, p.measures[last.name]) for p in members]
+    names = [view.number(last.name, p.measures[last.name]) + p.aside for p in members]
     axes.set_xticks(np.arange(0, len(members), step) + 0.5, names[::step], rotation=90, fontsize=7.5)
     for j, p in enumerate(members):
         if p.is_knee:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.views import View
@@ -25,15 +26,16 @@ from mpsearch.spec.schema import Spec
 
 Build = Callable[[Spec, Path | None], Problem]
 """From a spec, and the file of float weights that an earlier sitting kept, to the problem."""
+P = TypeVar("P", bound=Problem)
 
 
-def build_variants(spec: Spec, build: Build, kept: Folder | None = None) -> dict[str, Problem]:
+def build_variants(spec: Spec, build: Callable[[Spec, Path | None], P], kept: Folder | None = None) -> dict[str, P]:
     """The problem of each variant, the base first; all score on as many threads as the base.
 
     Args:
         kept: holds float weights of an earlier sitting.
     """
-    found: dict[str, Problem] = {}
+    found: dict[str, P] = {}
     threads = spec.engine.threads
     for variant, own in spec.by_variant.items():
         weights = kept.of(variant).weights if kept else None

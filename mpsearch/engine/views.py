@@ -73,6 +73,10 @@ class Sites:
         guessed = {name: Role.ACTIVATION if ":" in name else Role.WEIGHT for name in names}
         return cls(tuple(SiteFacts(name, role, 1, name) for name, role in guessed.items()))
 
+    def of_variant(self, name: str) -> Sites:
+        """Those of one variant."""
+        return self.others.get(name, self)
+
     @cached_property
     def choices(self) -> Mapping[str, SiteFacts]:
         """One representative site per choice: parameters first, then values, each in model order."""
@@ -89,7 +93,7 @@ class Sites:
 
     def bits(self, evaluation: Evaluation) -> tuple[float | None, float | None]:
         """Average bits of (parameters, values). A recorded `weight_bits` measure is exact, and preferred."""
-        own = self.others.get(evaluation.variant, self)
+        own = self.of_variant(evaluation.variant)
         weights = evaluation.measures.get("weight_bits", own.average_bits(evaluation.assignment, True))
         return weights, own.average_bits(evaluation.assignment, False)
 
@@ -132,6 +136,11 @@ class Point:
         return self.evaluation.key
 
     @property
+    def aside(self) -> str:
+        """Its variant in brackets, for a label of few words; empty for the base."""
+        return "" if self.evaluation.variant == BASE else f" ({self.evaluation.variant})"
+
+    @property
     def measures(self) -> Mapping[str, float]:
         """On the validation split; `evaluation` counts the ledger, for the axis of runs with a single goal."""
         return {"evaluation": float(self.order), **self.evaluation.measures}
@@ -158,8 +167,8 @@ class View:
             summary = sites.summary(e)
             kind: Kind = "uniform" if e.key in named else "mixed" if e.assignment or e.is_finetuned else "float"
             what = summary if kind == "mixed" else "float"
-            variant, trained = [e.variant] * (e.variant != BASE), ["finetuned"] * e.is_finetuned
-            name = named.get(e.key) or " ".join([*variant, what, *trained])
+            variant, trained = "" if e.variant == BASE else f"{e.variant} ", " finetuned" * e.is_finetuned
+            name = named.get(e.key) or f"{variant}{what}{trained}"
             test = result.test.get(e.key)
             test = test if test is not None and test.failure is None else None
             return Point(name, kind, summary, e, test, order, e.key in members, e.key == knee)

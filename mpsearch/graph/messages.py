@@ -53,7 +53,8 @@ def find(nodes: Iterable[fx.Node], live: set[fx.Node]) -> list[Part]:
             elif is_edge_softmax(factor) or factor not in live:
                 if is_float(factor):
                     parts.append(Part(factor, Role.ATTENTION, module))
-                if (score := score_of(factor)) in live:
+                score = score_of(factor)
+                if score is not None and score in live:
                     parts.append(Part(score, Role.SCORE, module))
             else:
                 parts.append(Part(factor, Role.MESSAGE, module))

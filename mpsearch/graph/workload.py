@@ -146,10 +146,9 @@ def value_rows(site: Site) -> int:
 
 def scored(discovery: Discovery, active: set[str]) -> list[tuple[str, str]]:
     """Attention of a GNN and the score that it is made of, by name, where the score has a choice."""
-    sites = {f.node: f.site.name for f in discovery.found if f.part is None}
-    attention = [f for f in discovery.found if f.site.role is Role.ATTENTION]
-    pairs = [(f.site.name, sites.get(score)) for f in attention if (score := score_of(f.node)) is not None]
-    return [(name, score) for name, score in pairs if score in active]
+    chosen = {f.node: f.site.name for f in discovery.found if f.part is None and f.site.name in active}
+    pairs = [(f.site.name, score_of(f.node)) for f in discovery.found if f.site.role is Role.ATTENTION]
+    return [(name, chosen[score]) for name, score in pairs if score is not None and score in chosen]
 
 
 def _only_with_a_choice(discovery: Discovery, active: set[str], order: dict[fx.Node, int]) -> tuple[Value, ...]:

@@ -31,6 +31,7 @@ from mpsearch.learn.layer import Layer
 from mpsearch.learn.lsq import Lsq
 from mpsearch.learn.phases import COORDINATE, PRUNE, ROUNDS, schedule
 from mpsearch.quant.bases import BasesGrid
+from mpsearch.quant.grid import Grid
 
 SCHEME = "multibit"
 _SHARING = {"even", "adaptive", "mse", "gain"}  # words of a format that do not say how bases are stored
@@ -178,7 +179,8 @@ class Alq(Lsq):
         assert self._space is not None
         mine = set(self._formats[site].options) - _SHARING
         options = self._space.choice_of[self._sites[site].name].options
-        return sorted(fmt for fmt in options if fmt.scheme == SCHEME and set(fmt.options) - _SHARING == mine)
+        alike = sorted(fmt for fmt in options if fmt.scheme == SCHEME and set(fmt.options) - _SHARING == mine)
+        return alike or [self._formats[site]]
 
     def state(self) -> dict[str, Tensor]:
         """Also the coordinates of the finished weights, and which of them each weight adds."""
@@ -194,6 +196,10 @@ class Alq(Lsq):
             name, device = self._sites[site].name, layer.finished.device
             coordinates, places = (state[f"{part}/{name}"].to(device) for part in ("coordinates", "places"))
             layer.take(coordinates, places, self._weights[site])
+
+    def grid(self, site: int) -> Grid | None:
+        layer = self._layers.get(site)
+        return super().grid(site) if layer is None else layer.grid
 
     def grids(self) -> dict[str, BasesGrid]:
         """The grid of the finished weights, by name of the site: `nbits` says what they take."""

@@ -85,7 +85,7 @@ class Layer:
 
     def importance(self, rate: float) -> Tensor:
         """Of each coordinate, [groups, most]."""
-        return importance(self.sums.coordinates, *self.own.at(self.steps, rate))
+        return importance(self.sums.coordinates, *self.own.at(max(1, self.steps), rate))
 
     def enter(self, phase: str, before: str) -> None:
         """`phase` begins, after `before`."""
@@ -93,7 +93,7 @@ class Layer:
             self.sums = self.sums.compact()
             self.floats = self.sums.rows
             self.moments, self.steps = Moments.zero(self.floats), 0
-        if phase in (COORDINATE, PRUNE) and before not in (COORDINATE, PRUNE):
+        if phase != before and {phase, before} != {COORDINATE, PRUNE}:
             self.own = self.moments.by_coordinates(self.sums)
 
     def step(self, gradient: Tensor, phase: str, rate: float) -> None:

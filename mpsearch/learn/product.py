@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from mpsearch.core.errors import BadInput
 from mpsearch.learn.base import Observe
 from mpsearch.learn.lsq import Lsq
+from mpsearch.quant.grid import Grid
 from mpsearch.quant.product import CodebookGrid, as_stored
 from mpsearch.quant.rows import blocks_of, unblocked
 
@@ -98,6 +100,12 @@ class Product(Lsq):
             name = self._sites[site].name
             self._indices[site] = state[f"indices/{name}"].to(book.device).long()
             book.data = state[f"codebook/{name}"].to(book)
+
+    def grid(self, site: int) -> Grid | None:
+        grid = super().grid(site)
+        if isinstance(grid, CodebookGrid) and site in self._books:
+            return replace(grid, codebook=self._stored(site))
+        return grid
 
     def _stored(self, site: int) -> Tensor:
         """The codebook as it is stored, float32."""

@@ -54,6 +54,13 @@ class Prune(Lsq):
         kept = (self.masks if self.training else self._finished).get(site)
         return quantized if kept is None else quantized.masked_fill(~kept, 0.0)
 
+    def grid(self, site: int) -> Grid | None:
+        inner, kept, noun = super().grid(site), self._finished.get(site), self._sites[site]
+        if inner is None or kept is None:
+            return inner
+        fmt = self._formats[site]
+        return PrunedGrid(inner, int(fmt.bits), kept, noun.axis, pattern_of(fmt))
+
     def fit(self, observe: Observe) -> None:
         self._finished = {site: self._mask(site, 1.0) for site in self.masks}
         super().fit(observe)

@@ -61,10 +61,18 @@ def frozen_trained(problem: ModelProblem, trained: Trained) -> FrozenModel:
             assert step.node is not None
             zeros[step.index] = torch.zeros(step.node.meta["shape"][step.channel_axis])
     tensors = trainer.trainable.tensors()
+    with torch.no_grad():
+        for site, noun in enumerate(program.sites):
+            if noun.role.is_parameter and formats[site] != FP32:
+                weights = trainer.trainable.parameters.get(noun.name, program.tensors[noun.name])
+                tensors[noun.name] = learner(site, weights).detach()
     found = freeze(program, formats, lambda site, _: learner.grid(site), tensors, zeros, called)
-    missing = sorted(set(found.sites) - set(found.grids))
-    if missing:
-        raise BadInput(f"learner {trained.recipe.method} keeps no grid for {missing[0]}, so it cannot be stored.")
+    for name in found.sites:
+        grid, quantized = found.grids.get(name), found.tensors.get(name)
+        if grid is None or (quantized is not None and not torch.equal(grid.round_trip(quantized), quantized)):
+            raise BadInput(
+                f"learner {trained.recipe.method} has no grid that stores {name} as it is: it cannot be packed."
+            )
     return FrozenModel(found, trainer.inputs, program.out_spec, problem.threads)
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -104,6 +104,15 @@ class PrunedGrid(Grid):
         counts = torch.bincount(row, minlength=len(kept))
         pointers = torch.cat((counts.new_zeros(1), counts.cumsum(0))).to(torch.int32)
         return stored | {"indices": pack_indices(column, arrays[1].bits), "pointers": pointers}
+
+    def static(self) -> dict[str, Tensor]:
+        return self.inner.static()
+
+    @classmethod
+    def from_static(cls, static: Mapping[str, Tensor], shape: tuple[int, ...], **plain: Any) -> Self:
+        """What is kept stands with the codes of each tensor: here everything is."""
+        del static
+        return cls(**plain, kept=torch.ones(shape, dtype=torch.bool))
 
     def unpack(self, stored: dict[str, Tensor], shape: tuple[int, ...]) -> Tensor:
         order = order_of(shape, self.axis)

@@ -23,6 +23,7 @@ BUILT_IN: dict[str, dict[str, str]] = {
     },
     "drivers": {
         "abs": "mpsearch.drivers.abs:Abs",
+        "alq": "mpsearch.drivers.alq:Alq",
         "dropbits": "mpsearch.drivers.dropbits:DropBits",
         "exhaustive": "mpsearch.drivers.exhaustive:Exhaustive",
         "fisher": "mpsearch.drivers.fisher:Fisher",

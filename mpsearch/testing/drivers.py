@@ -34,6 +34,7 @@ class DriverExam:
         complete: whether the driver reaches every point of a small space when the budget allows.
         exhausts: whether the method may have nothing left to ask before the budget is spent.
         goals: of `toy.GOALS`, those that it can search; with 1 there is no cost among them.
+        toy: options of `Toy` that it can search.
         trains: whether it trains: assignments it has measured may then come out of a training, and are scored again.
     """
 
@@ -44,13 +45,14 @@ class DriverExam:
     exhausts: ClassVar[bool] = False
     goals: ClassVar[tuple[int, ...]] = tuple(GOALS)
     trains: ClassVar[bool] = False
+    toy: ClassVar[Mapping[str, Any]] = {}
 
     def spec(
         self, *, budget: int | None = None, goals: int = 2, seed: int = 0, racing: bool = False, **toy: Any
     ) -> Spec:
         """A spec of this driver on the toy; `toy` are its options."""
         budget, more = budget or self.budget, {"options": self.options, "racing": {"enabled": racing}}
-        return toy_spec(self.driver, budget=budget, seed=seed, goals=goals, toy=toy, **more)
+        return toy_spec(self.driver, budget=budget, seed=seed, goals=goals, toy={**self.toy, **toy}, **more)
 
     def test_proposals_are_legal_and_the_budget_is_kept(self, tmp_path: Path) -> None:
         for budget in (1, 3, 7, self.budget):
@@ -58,7 +60,7 @@ class DriverExam:
             assert result.status == "complete"
             assert len(result.evaluations) == len({e.key for e in result.evaluations}) <= budget
             assert len(result.evaluations) == budget or self.exhausts
-            space = Toy().space
+            space = Toy(**self.toy).space
             assert all(e.assignment in space for e in result.evaluations[1:])
             assert all(e.asked_by.partition(" ")[0] == self.driver for e in result.evaluations[4:])
 
@@ -132,7 +134,7 @@ class DriverExam:
             assert len(result.front.members) == 1 if goals == 1 else len(result.front.members) >= 3
 
     def test_against_the_known_front(self, tmp_path: Path) -> None:
-        toy = Toy()
+        toy = Toy(**self.toy)
         points = toy.space.size + 1  # the baseline lies outside the space
         result = _run(self.spec(budget=max(self.budget, points if self.complete else 0)), tmp_path / "run")
         goals = result.front.goals

@@ -23,9 +23,11 @@ from torch import Tensor, nn
 from mpsearch.core.assignment import Assignment
 from mpsearch.core.format import Format
 from mpsearch.core.goal import Goal
+from mpsearch.deploy.packed import load_packed, write_packed
 from mpsearch.problem.base import Step
 from mpsearch.problem.build import assemble
 from mpsearch.problem.finetune import restored, unwatched
+from mpsearch.problem.frozen import frozen_trained
 from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.objective import Batch, Objective, Scores, Split
 from mpsearch.problem.trained import Trained
@@ -134,8 +136,8 @@ class LearnerExam:
         other = of.finetune(assignment, recipe, 4, None, unwatched, file)
         assert len(other.history) == _EPOCHS + 1, "a checkpoint of another seed is not gone on from"
 
-    def test_computes_the_same_each_time_once_it_is_trained(
-        self, method: str, options: Mapping[str, Any], formats: tuple[str, str]
+    def test_computes_the_same_each_time_once_it_is_trained_and_from_a_packed_file(
+        self, method: str, options: Mapping[str, Any], formats: tuple[str, str], tmp_path: Path
     ) -> None:
         of = problem(*formats, self.beside)
         trained: Trained = of.finetune(assigned(*formats), self.recipe(method, options), 3)
@@ -144,3 +146,8 @@ class LearnerExam:
         assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
         again = list(of.trainer.outputs("validation", restored(of.trainer, trained)))
         assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
+        sizes = write_packed(tmp_path, frozen_trained(of, trained), {})
+        assert sizes.tensor_bytes == of.costs(trained.assignment)["memory_bytes"]
+        module = load_packed(tmp_path)
+        stored = [module(*batch.args) for batch in of.objective.batches("validation")]
+        assert all(torch.equal(a, b) for a, b in zip(one, stored, strict=True))

@@ -43,6 +43,7 @@ class Toy(Problem):
     Args:
         layers: how many of the 4 have a choice; 0 to 4. A space of one point has one option each.
         options: formats of each choice.
+        scheme: of these formats, in place of their own.
         fail_every: assignments whose digest is a multiple of this fail (about one in so many); 0 for none.
         slow_s: seconds each evaluation takes.
         batches: of 100 samples each, scored 0 or 1, so that evaluations can be raced; with 1 the accuracy is smooth.
@@ -54,6 +55,7 @@ class Toy(Problem):
         self,
         layers: int = 4,
         options: Sequence[Format] = OPTIONS,
+        scheme: str | None = None,
         fail_every: int = 0,
         slow_s: float = 0.0,
         batches: int = 1,
@@ -61,6 +63,7 @@ class Toy(Problem):
         watch: Callable[[Assignment, str], None] = lambda assignment, split: None,
     ) -> None:
         names = [f"layer{i}.weight" for i in range(layers)]
+        options = [replace(option, scheme=scheme or option.scheme) for option in options]
         self.space = Space(tuple(Choice(name, (name,), tuple(options)) for name in names))
         self.sites = tuple(Site(n, Role.WEIGHT, (size,)) for n, size in zip(names, SIZE, strict=False))
         self.fingerprint = hashlib.sha256(repr((SENSITIVITY, SIZE, LATENCY_MS, layers)).encode()).hexdigest()

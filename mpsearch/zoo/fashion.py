@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mpsearch.core.errors import BadInput
 from mpsearch.zoo.cache import trained
 from mpsearch.zoo.files import data_file
+from mpsearch.zoo.options import widened
 from mpsearch.zoo.train import Recipe, fit_batches, jittered
 
 _FOLDER = "cnn/fashion_mnist/"
@@ -26,11 +27,12 @@ _RECIPE = Recipe(epochs=15, learning_rate=0.004, batch_size=64, weight_decay=0.0
 _OF_ALL = replace(_RECIPE, epochs=4)
 
 
-def lenet5(seed: int = 0) -> nn.Module:
+def lenet5(seed: int = 0, width: float = 1.0) -> nn.Module:
     """6 and 16 filters of 5x5, three linear layers, ReLU and largest of 2x2; 61,706 parameters. Trained on first use.
 
     Args:
         seed: of initialization and training.
+        width: how many times as many filters and hidden features, rounded up.
     """
     images, labels = rows("train")
     recipe = _RECIPE if len(labels) < 10_000 else _OF_ALL
@@ -38,13 +40,14 @@ def lenet5(seed: int = 0) -> nn.Module:
     def fit(model: nn.Module) -> None:
         fit_batches(model, lambda chosen: (jittered(images[chosen], recipe.jitter),), labels, recipe)
 
-    return trained("fashion-lenet5", _untrained, fit, (recipe, len(labels)), seed)
+    return trained("fashion-lenet5", lambda: _untrained(width), fit, (recipe, len(labels)), seed)
 
 
-def _untrained() -> nn.Module:
-    stages = (nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5))
+def _untrained(width: float = 1.0) -> nn.Module:
+    first, second, third, fourth = (widened(channels, width) for channels in (6, 16, 120, 84))
+    stages = (nn.Conv2d(1, first, 5, padding=2), nn.Conv2d(first, second, 5))
     layers: list[nn.Module] = [part for conv in stages for part in (conv, nn.ReLU(), nn.MaxPool2d(2))]
-    head = nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, 10)
+    head = nn.Linear(25 * second, third), nn.ReLU(), nn.Linear(third, fourth), nn.ReLU(), nn.Linear(fourth, 10)
     return nn.Sequential(*layers, nn.Flatten(), *head)
 
 

@@ -159,7 +159,7 @@ CLASSIFIERS: dict[str, Entry] = {
     ),
     "lstm": _on_digits("lstm", lambda: RowReader(nn.LSTM), _READING),
     "gru": _on_digits("gru", lambda: RowReader(nn.GRU), _READING),
-    "fashion_lenet5": Entry(fashion.lenet5, fashion.rows),
+    "fashion_lenet5": Entry(fashion.lenet5, fashion.rows, lambda width: fashion.lenet5(width=width)),
     "digits_resnet10": Entry(_resnet10, _resnet10_rows),
     "cifar_resnet20": Entry(_resnet20, _cifar_rows),
     "imagenet_efficientnet_lite0": Entry(_efficientnet, _imagenet_rows),

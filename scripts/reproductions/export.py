@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from mpsearch.core.evaluation import Evaluation
 from mpsearch.deploy.packed import load_packed
 from mpsearch.deploy.packed_module import PackedModule
-from mpsearch.engine.export import export_packed, problem_of, verify
+from mpsearch.engine.export import export_packed, problems_of, verify
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.load import load_result
 from mpsearch.engine.result import RunResult
@@ -53,13 +53,13 @@ def _checked(name: str, folder: Path, budget: int) -> dict[str, Any]:
         spec = load_spec(name, [f"driver.budget={budget}", "tracking.enabled=false", *trains])
         run(spec, folder, show_progress=False, bare=True)
     result = load_result(folder)
-    problem = problem_of(result)
+    problems = problems_of(result)
     began, sizes, wrong = time.perf_counter(), [], []
     for member in result.front.members:
         with tempfile.TemporaryDirectory() as place:
-            found = export_packed(result, member, Path(place), problem)
+            found = export_packed(result, member, Path(place), problems)
             module = load_packed(place)
-            different = _different(result, problem, member, module)
+            different = _different(result, problems[member.variant], member, module)
             missed = [f"{c.measure} {c.split}" for c in verify(result, member, Path(place)) if not c.holds]
         sizes.append((found.tensor_bytes, found.header_bytes))
         wrong += [f"{member.key}: {what}" for what in (*different, *missed)]

@@ -18,7 +18,7 @@ from typing import Any
 
 from learning import levels
 from learning.bench import BATCH, Bench, Outcome
-from learning.common import RATE, Found, Row, accuracy, figures
+from learning.common import RATE, Found, Row, accuracy, differences, figures, spread
 
 from mpsearch.spec.schema import Recipe
 from mpsearch.zoo.cache import folder as cache_folder
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         for row in asked.rows:
             for name, outcome in ROWS[row](bench).items():
                 if outcome is not None:
-                    found.setdefault(name, []).append(outcome)
+                    found.setdefault(name, []).append({**outcome, "seed": seed})
     lines = [*_head(asked), *_uniform_table(found), *levels.table(found, asked.epochs)]
     print("\n".join(lines))
     if asked.write:
@@ -101,12 +101,12 @@ def _head(asked: argparse.Namespace) -> list[str]:
         "",
         f"A network of LeNet-5's size (61,706 parameters); {n['train']:,} images train, {n['validation']:,} validate, "
         f"{n['test']:,} test. Weights of all layers are quantized, one scale per output channel (`int1` to `int4`); "
-        "biases and all values stay float32. One float model per seed; every row starts from it and trains "
-        f"{asked.epochs} epochs, {BATCH} images a step, Adam, the rate falling along a cosine to a hundredth; at first "
-        f"{RATE:g} for all, of this and 0.001 the better at 1 and 2 bits on validation images of seed 0, mean over "
-        "methods. The options of `rq` were chosen there too: a noise of 0.1 steps, a last temperature of 0.05. The "
-        "epoch of best validation accuracy counts. Test accuracy, %, mean and standard deviation over seeds; the "
-        "standard error of one accuracy on so many images is about "
+        "biases and all values stay float32. One float model per seed; rows start from it, unless one says otherwise, "
+        f"and train {asked.epochs} epochs, {BATCH} images a step, Adam, the rate falling along a cosine to 1 %; "
+        f"at first {RATE:g} for all, of this and 0.001 the better at 1 and 2 bits on validation images of seed 0, mean "
+        "over methods. The options of `rq` come from there too: a noise of 0.1 steps, a last temperature of 0.05. The "
+        "epoch of best validation accuracy counts, or what stood before the first. Test accuracy, %, mean and standard "
+        "deviation over seeds; the standard error of one accuracy on so many images is about "
         f"{100 * (0.88 * 0.12 / n['test']) ** 0.5:.1f} points.",
     ]
 
@@ -122,8 +122,21 @@ def _uniform_table(found: Found) -> list[str]:
         if any(outcomes):
             seconds = mean(o["cpu_s"] for some in outcomes for o in some)
             lines.append(f"| `{method}` | {' | '.join(map(accuracy, outcomes))} | {seconds:.0f} |")
-    texts = {"float": "the float model", "longer": "float, trained as long"}
+    texts = {"float": "The float model", "longer": "float, trained as long"}
     notes = [f"{texts[name]}: {accuracy(found[name])} %" for name in texts if name in found]
     sizes = [f"{mean(o['bytes'] for o in found[f'lsq{b}']) / 1024:.1f}" for b in BITS if f"lsq{b}" in found]
     held = f"; all parameters take {', '.join(sizes)} KiB (float {61706 * 4 / 1024:.0f})" if sizes else ""
-    return [*lines, "", f"{'; '.join(notes)}{held}.".capitalize()]
+    above = {
+        m: [d for b in BITS for d in differences(found.get(f"{m}{b}", ()), found.get(f"lsq{b}", ()))] for m in METHODS
+    }
+    against = ", ".join(f"`{m}` {spread(points, sign='+')}" for m, points in above.items() if m != "lsq" and points)
+    one = "One bit is plus or minus the mean magnitude: with `lsq` and `sq` fitted after each epoch, else learned."
+    return [
+        *lines,
+        "",
+        f"{'; '.join(notes)}{held}.",
+        "",
+        one,
+        "",
+        f"Points above `lsq` of the same seed and width, over all of these: {against}.",
+    ]

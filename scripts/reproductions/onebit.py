@@ -37,9 +37,9 @@ HIDDEN = {"gcn": 16, "gat": 8, "agnn": 16}
 FORMATS = {"gcn": "int1", "gat": "int1", "agnn": "int1:channel"}
 """Of hidden features: one pair of values for all, or one for each channel."""
 RECIPES = {
-    "gcn": Recipe(epochs=40, learning_rate=5e-3, method="ste", distill=1.0),
-    "gat": Recipe(epochs=60, learning_rate=1e-3, method="ste", distill=1.0),
-    "agnn": Recipe(epochs=40, learning_rate=5e-3, method="ste", distill=1.0),
+    "gcn": Recipe(epochs=60, learning_rate=0.01, method="ste", distill=1.0, temperature=0.05),
+    "gat": Recipe(epochs=60, learning_rate=0.01, method="ste", distill=1.0, temperature=0.05),
+    "agnn": Recipe(epochs=150, learning_rate=0.01, method="ste", distill=1.0, temperature=0.05),
 }
 GOAL = Goal("agreement", maximise=True)
 """Chooses the epoch: nodes outside the test set that keep the class that the float network gives them."""

@@ -36,7 +36,7 @@ from mpsearch.spec.source import dump
 from mpsearch.zoo.cache import folder as cache_folder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/results/zeros_and_codebooks.md"
-BITS, SHARES, MOST_ZEROS = 3, (0.8, 0.9, 0.95), 0.99
+BITS, SHARES, MOST_ZEROS = 3, (0.8, 0.9), 0.99
 """Bits of pruned weights, share of zeros of all of them, and the most that one layer may have."""
 ZEROS = Recipe(epochs=12, learning_rate=2e-3, method="prune", distill=0.5)
 CODEBOOKS = ("pq0.5:d8", "pq0.75:d8", "pq1:d4", "pq1:d8", "pq1.5", "pq2")

@@ -121,7 +121,7 @@ def bits(leaf: Any) -> Any:
 
 def packed(model: FrozenModel, memory_bytes: float) -> PackedModule:
     with TemporaryDirectory() as folder:
-        sizes = write_packed(Path(folder), model, int(memory_bytes), {})
+        sizes = write_packed(Path(folder), model, {})
         file_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
         module = load_packed(folder)
     assert sizes.tensor_bytes == module.sizes.tensor_bytes == memory_bytes

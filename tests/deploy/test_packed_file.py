@@ -58,7 +58,8 @@ def model(seed: int) -> FrozenModel:
 
 
 def write(folder: Path, seed: int = 0) -> Path:
-    write_packed(folder, model(seed), 12 + 16 + 4 + 1 + 16, {"member": {"key": "abc"}})
+    sizes = write_packed(folder, model(seed), {"member": {"key": "abc"}})
+    assert sizes.tensor_bytes == 12 + 16 + 4 + 1 + 16  # codes, scales, a scale, a zero point, the bias
     return folder / packed_file.FILE
 
 

@@ -20,6 +20,14 @@ class TestAbs(DriverExam):
     complete = True
 
 
+class TestAlq(DriverExam):
+    driver = "alq"
+    options = {"epochs": 4, "averages": [8, 6, 4, 3, 2.5]}
+    toy = {"scheme": "multibit"}
+    exhausts = True
+    trains = True
+
+
 class TestDropBits(DriverExam):
     driver = "dropbits"
     options = {"epochs": 4, "most": 10.0, "trainings": 8}

@@ -117,6 +117,7 @@ def test_files_tell_variants_apart(both):
     view = View.of(found)
     assert [p.name for p in view.baseline] == ["float", "width=2 float"]
     assert [p.name for p in view.uniform][2:4] == ["uniform 8", "width=2 uniform 2"]
+    assert [p.aside for p in view.baseline] == ["", " (width=2)"]
     assert all(p.test is not None for p in view.shown())
     members = json.loads((both / "front.json").read_text())["members"]
     assert {member["variant"] for member in members} == {BASE, WIDE}

@@ -23,7 +23,7 @@ from mpsearch.testing.learners import LearnerExam, assigned, problem
 
 
 @pytest.mark.parametrize(("method", "options"), [("alq", {"rate": 0.02})])
-@pytest.mark.parametrize("formats", [("multibit1.5:g4", "int4"), ("multibit2", "fp32")])
+@pytest.mark.parametrize("formats", [("multibit1.5:g4", "int4")])
 class TestBinary(LearnerExam):
     pass
 
@@ -116,6 +116,17 @@ def test_bases_alone_are_trained_and_not_by_the_optimizer() -> None:
         plain = Bank(lambda _, was=was: was, 0).grid(site, Format.parse("multibit2")).round_trip(was)
         torch.testing.assert_close(trained.tensors[name], plain, rtol=1e-4, atol=1e-5)
         assert torch.equal(grid.round_trip(trained.tensors[name]), trained.tensors[name])
+
+
+def test_a_layer_that_nothing_reads_is_pruned_too() -> None:
+    learner, weights = placed(("multibit0.8:g4", "multibit1.2:g5"))
+    learner.advance(0, 1)
+    learner.training = True
+    learner(0, weights[0]).square().sum().backward()
+    learner.stepped()
+    learner.training = False
+    learner.fit(lambda look: None)
+    assert learner.settled
 
 
 def test_what_has_no_bases_is_left_to_lsq() -> None:

@@ -27,6 +27,8 @@ from mpsearch.spec.load import load_spec
 from mpsearch.spec.schema import Recipe, Spec
 from mpsearch.spec.source import dump
 
+SPLITS = "validation", "test"
+
 
 class Bench:
     """A model and its searches.
@@ -60,13 +62,13 @@ class Bench:
         began_s, began_cpu_s = time.monotonic(), time.process_time()
         result = run(spec, folder / "run", build=lambda *_: problem, show_progress=False, bare=True)
         seconds = {"wall_s": time.monotonic() - began_s, "cpu_s": time.process_time() - began_cpu_s}
-        points = _tuned(result, problem, recipe, self.of[2]) if recipe else _points(result, part)
+        points = _tuned(result, problem, recipe, self.of[2]) if recipe else _points(result, problem, part)
         outcome = {"space": digest, "evaluations": len(result.evaluations), **seconds, **points}
         kept.write_text(json.dumps(outcome, indent=1))
         return outcome
 
     def _problem(self, spec: Spec, part: Part) -> ModelProblem:
-        if part.bins:
+        if part.bins or part.corrects:
             return build_problem(spec)
         every = WITH_ATTENTION if part.attention else WITH_SCORES
         if every not in self._exported:
@@ -88,6 +90,7 @@ class Bench:
         offered = {"attention": part.attention, "score": part.scores} if model != "gcn" else {}
         on_edges = [role for role, formats in offered.items() if formats]
         sites += [{"match": {"role": role}, "formats": list(offered[role])} for role in on_edges]
+        sites += [{"match": {"role": "weight"}, "formats": ["int16"]}] if part.corrects else []
         tied = ("feature", *on_edges) if part.is_tied else ()
         agreement: dict[str, Any] = {"name": "agreement", "maximise": True}
         if not part.is_tuned:
@@ -104,11 +107,11 @@ class Bench:
             "goals": [agreement, {"name": "feature_bytes"}],
             "driver": {"use": part.driver, "budget": self._budget},
             "seed": seed,
-            "quantization": {"bias_correction": "none"},
+            "quantization": {"bias_correction": "sequential" if part.corrects else "none"},
         }
 
 
-def _points(result: RunResult, part: Part) -> dict[str, Any]:
+def _points(result: RunResult, problem: ModelProblem, part: Part) -> dict[str, Any]:
     sites = json.loads((result.folder / "sites.json").read_text())
     chosen = dict(result.uniform)
     if not part.is_tied:
@@ -116,29 +119,32 @@ def _points(result: RunResult, part: Part) -> dict[str, Any]:
         good = [e for e in result.front.members if e.measures["accuracy"] >= least]  # the float model, if nothing else
         chosen = {"chosen": min(good, key=lambda e: e.measures["feature_bytes"])}
         chosen |= {e.asked_by: e for e in result.evaluations if e.asked_by in (DEGREE_RULE, DEGREE_STEPS)}
-    points = {name: _point(e, result, sites) for name, e in chosen.items()}
-    return {"float": _point(result.baseline, result, sites), "points": points}
+    points = {name: _point(e, result.test[e.key], sites) for name, e in chosen.items()}
+    for site in (site["name"] for site in sites if part.alone and site["role"] == "feature"):
+        pair = [next(iter(problem.evaluate([Assignment.parse({site: part.alone})], of))) for of in SPLITS]
+        points[f"{part.alone} at {site} alone"] = _point(*pair, sites)
+    return {"float": _point(result.baseline, result.test[result.baseline.key], sites), "points": points}
 
 
 def _tuned(result: RunResult, problem: ModelProblem, recipe: Recipe, seed: int) -> dict[str, Any]:
     """What keeps most classes at 29 times less memory, and of that with 2 hidden bits; the latter trained too."""
     sites = json.loads((result.folder / "sites.json").read_text())
-    base = _point(result.baseline, result, sites)
-    points = [_point(e, result, sites) for e in result.front.members]
+    base = _point(result.baseline, result.test[result.baseline.key], sites)
+    points = [_point(e, result.test[e.key], sites) for e in result.front.members]
     small = [p for p in points if base["feature_bytes"] / p["feature_bytes"] >= LEAST_REDUCTION]
     found = {"29 times": small, "2 bits": [p for p in small if p["hidden_bits"] <= 2]}
     chosen = {name: max(some, key=lambda p: p["agreement"]) for name, some in found.items() if some}
     if "2 bits" in chosen:
         assignment = Assignment.parse(chosen["2 bits"]["formats"])
         trained = problem.finetune(assignment, recipe, seed, Goal("agreement", True))
-        measures = {split: problem.evaluate_trained(trained, split).measures for split in ("validation", "test")}
+        measures = {split: problem.evaluate_trained(trained, split).measures for split in SPLITS}
         accuracy = {split: of["accuracy"] for split, of in measures.items()}
         chosen["finetuned"] = {**chosen["2 bits"], **accuracy, "agreement": measures["validation"]["agreement"]}
     return {"float": base, "points": chosen}
 
 
-def _point(found: Evaluation, result: RunResult, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    counted = [site for site in sites if site["choice"] is not None]
+def _point(found: Evaluation, test: Evaluation, sites: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    counted = [site for site in sites if site["choice"] is not None and site["role"] != "weight"]
     entry = next(site["name"] for site in counted if site["role"] == "feature")
     sizes = {site["name"]: math.prod(site["shape"]) for site in counted if site["name"] != entry}
     bits = sum(size * found.assignment.at(name).bits for name, size in sizes.items())
@@ -148,7 +154,7 @@ def _point(found: Evaluation, result: RunResult, sites: Sequence[Mapping[str, An
         "hidden_bits": bits / sum(sizes.values()),
         "validation": found.measures["accuracy"],
         "agreement": found.measures["agreement"],
-        "test": result.test[found.key].measures["accuracy"],
+        "test": test.measures["accuracy"],
         "feature_bytes": found.measures["feature_bytes"],
         "graph_bytes": found.measures["graph_bytes"],
     }

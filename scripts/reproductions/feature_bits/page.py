@@ -21,6 +21,7 @@ TITLES = {
     "29 times": ", 29 times",
     "2 bits": ", 2 bits",
     "finetuned": ", 2 bits, finetuned",
+    **{f"uniform {bits}": f", {bits} bits" for bits in (1, 2, 3, 4, 8)},
     DEGREE_RULE: ", the degree rule",
     DEGREE_STEPS: ", a width per bin",
 }
@@ -32,6 +33,7 @@ SUMMARY = {
     "29 times": ("tuned", "29 times"),
     "2 bits, finetuned": ("tuned", "finetuned"),
     "all features at 2 bits": ("uniform", "uniform 2"),
+    "biases corrected": ("corrected", "uniform 2"),
 }
 """Columns, and the part and the point of each."""
 Found = Mapping[tuple[str, str, str], Sequence[Mapping[str, Any]]]
@@ -74,7 +76,7 @@ def tables(found: Found, graphs: Sequence[str], models: Sequence[str]) -> tuple[
             for part, outcomes in parts.items():
                 for name in dict.fromkeys(name for outcome in outcomes for name in outcome["points"]):
                     having = [outcome for outcome in outcomes if name in outcome["points"]]
-                    title = f"{PARTS[part].what}{TITLES.get(name, ', ' + name.removeprefix('uniform ') + ' bits')}"
+                    title = f"{PARTS[part].what}{TITLES[name]}" if name in TITLES else name
                     title += f" ({len(having)} trainings)" if len(having) < len(floats) else ""
                     cells, figures[f"{graph} {model} {part} {name}"] = _row(having, name)
                     lines.append(f"| {title} | {' | '.join(cells)} |")
@@ -141,7 +143,8 @@ def head(asked: argparse.Namespace, graphs: Sequence[str]) -> list[str]:
         "has formats, the score before the softmax. Then the aggregation reads codes of scores, and divides by the sum "
         "of their exponentials, which it keeps for each node while it runs, so no coefficient is ever stored. Average "
         "bits are 32 over how many times less that is, hidden bits the mean width of all but the inputs. `All features "
-        "alike` leaves attention in float32. Dense storage, unless a row names sparse. Each training keeps the epoch "
+        "alike` leaves attention in float32; where biases are corrected, so that each layer gives the means of the "
+        "float one, weights have 16 bits. Dense storage, unless a row names sparse. Each training keeps the epoch "
         "with the best validation accuracy. A search chooses the least memory that loses "
         f"{100 * LOSS:.1f} points of validation accuracy "
         f"at most and keeps the class of {100 * AGREEMENT:.1f} % of nodes outside the test set (with SGQuant's formats "

@@ -16,7 +16,7 @@ LOSS, AGREEMENT = 0.004, 0.985
 """What is asked of an assignment to be chosen: the most accuracy that it loses on validation nodes, and the least share
 of nodes outside the test set that keep the class that the float model gives them. Of very many assignments some have
 the accuracy by luck; that few nodes change is no luck."""
-RECIPE = Recipe(epochs=200, learning_rate=0.01, distill=1.0, temperature=0.05)
+RECIPE = Recipe(epochs=100, learning_rate=0.01, distill=1.0, temperature=0.05)
 """Of finetuning. No more is trained than what the float model says of every node: labels and dropout do worse. Weight
 decay leaves its logits so small that classes differ by little; the low temperature tells them apart."""
 LEAST_REDUCTION = 29
@@ -35,7 +35,10 @@ class Part:
         features, attention, scores: formats to choose from; attention or scores, not both.
         driver: `exhaustive` where all features are tied, so that only the uniform controls count.
         bins: of hidden features, by degree; the input is then `rowscale1`, so that it does not drown them.
+        alone: a format that each feature is given once, all others float.
         agreement: least share of nodes outside the test set that keep their class.
+        corrects: whether biases are corrected, so that each layer gives the means of the float one; weights then have
+            16 bits, for only layers with a format are corrected.
         is_tuned: whether what the search finds at no more than 2 bits is finetuned; the input is then `rowscale1`.
     """
 
@@ -45,7 +48,9 @@ class Part:
     scores: tuple[str, ...] = ()
     driver: str = "frontier"
     bins: int = 0
+    alone: str = ""
     agreement: float = AGREEMENT
+    corrects: bool = False
     is_tuned: bool = False
 
     @property
@@ -57,7 +62,10 @@ _FEATURES = (*ROWS, *OWN, *SPARSE)
 WITH_ATTENTION, WITH_SCORES = Part("", _FEATURES, ROWS), Part("", _FEATURES, scores=LEAST)
 """All formats of the parts that are exported together."""
 PARTS = {
-    "uniform": Part("all features alike, SGQuant's range", ROWS, driver="exhaustive"),
+    "uniform": Part("all features alike, SGQuant's range", ROWS, driver="exhaustive", alone="int2:rows"),
+    "corrected": Part(
+        "all features alike, SGQuant's range, biases corrected", ROWS, driver="exhaustive", corrects=True
+    ),
     "alike": Part("all features and attention alike, SGQuant's range", ROWS, ROWS, driver="exhaustive"),
     "integers": Part("SGQuant's formats, searched", ROWS, ROWS, agreement=0.95),  # its range clips at any width
     "rowscale": Part("least squared error, rows of two values, scores, searched", OWN, scores=LEAST),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import time
 from collections.abc import Mapping
@@ -108,7 +107,8 @@ class Bench:
         The epoch of best validation accuracy counts, the one before training too.
         """
         what = assignment.key if isinstance(assignment, Assignment) else assignment
-        subject = hashlib.sha256(f"{self.seed} {what} {recipe.digest} {BATCH} {bool(start)}".encode()).hexdigest()[:16]
+        told = json.dumps(recipe.model_dump(exclude_defaults=True), sort_keys=True)
+        subject = f"{self.seed} {what} {told} {BATCH} {bool(start)}"
         known = self.kept(name, subject)
         if known is not None or self._only_kept:
             return known

@@ -33,6 +33,12 @@ def deviation(numbers: Sequence[float]) -> float:
     return stdev(numbers) if len(numbers) > 1 else 0.0
 
 
+def differences(one: Sequence[Outcome], other: Sequence[Outcome]) -> list[float]:
+    """In points, of the seeds that both have."""
+    same = {o["seed"]: o["test"] for o in other}
+    return [100 * (o["test"] - same[o["seed"]]) for o in one if o["seed"] in same]
+
+
 def figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Means of a row, for the line of JSON."""
     return {
