@@ -81,7 +81,8 @@ def verify(
             table.add_column(head, justify="right" if i in (2, 3) else "left")
         for claim in claims:
             numbers = (f"{claim.claimed:.10g}", f"{claim.found:.10g}")
-            told = "equal" if claim.holds else f"differs by {claim.found - claim.claimed:.3g}"
+            differs = f"{'less' if claim.holds else 'differs'} by {abs(claim.found - claim.claimed):.3g}"
+            told = "equal" if claim.found == claim.claimed else differs
             table.add_row(claim.measure, claim.split or "", *numbers, told)
         console().print(table)
     if missed:

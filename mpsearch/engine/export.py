@@ -48,17 +48,19 @@ class Claim:
         split: that it was scored on; None where it follows from the file alone.
         claimed: by the run.
         found: again.
+        is_bound: whether less is as good: training may leave out numbers that the formats have room for.
     """
 
     measure: str
     split: str | None
     claimed: float
     found: float
+    is_bound: bool = False
 
     @property
     def holds(self) -> bool:
-        """Whether both are the same number."""
-        return self.claimed == self.found
+        """Whether both are the same number, or the bound is kept."""
+        return self.found == self.claimed or (self.is_bound and self.found < self.claimed)
 
 
 def export_packed(
@@ -215,7 +217,7 @@ def _claims(result: RunResult, member: Evaluation, module: PackedModule, packed:
     torch.set_num_threads(module.manifest["threads"])
     module.to(device)
     objective = make_objective(result.spec.by_variant[member.variant])
-    claims = [Claim(_MEMORY, None, member.measures[_MEMORY], module.sizes.tensor_bytes)]
+    claims = [Claim(_MEMORY, None, member.measures[_MEMORY], module.sizes.tensor_bytes, member.is_finetuned)]
     splits: dict[Split, Mapping[str, float] | None] = {
         "validation": member.measures,
         "test": recorded["member"]["test"],
