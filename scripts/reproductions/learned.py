@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean
@@ -121,7 +121,8 @@ def _uniform_table(found: Found) -> list[str]:
         outcomes = [found.get(f"{method}{bits}", ()) for bits in BITS]
         if any(outcomes):
             seconds = mean(o["cpu_s"] for some in outcomes for o in some)
-            lines.append(f"| `{method}` | {' | '.join(map(accuracy, outcomes))} | {seconds:.0f} |")
+            cells = [_cell(some, len(found.get("float", some))) for some in outcomes]
+            lines.append(f"| `{method}` | {' | '.join(cells)} | {seconds:.0f} |")
     texts = {"float": "The float model", "longer": "float, trained as long"}
     notes = [f"{texts[name]}: {accuracy(found[name])} %" for name in texts if name in found]
     sizes = [f"{mean(o['bytes'] for o in found[f'lsq{b}']) / 1024:.1f}" for b in BITS if f"lsq{b}" in found]
@@ -140,3 +141,9 @@ def _uniform_table(found: Found) -> list[str]:
         "",
         f"Points above `lsq` of the same seed and width, over all of these: {against}.",
     ]
+
+
+def _cell(outcomes: Sequence[Outcome], seeds: int) -> str:
+    """Accuracy, and of how many seeds where these are not all."""
+    n = len(outcomes)
+    return f"{accuracy(outcomes)}{f' ({n} of {seeds} seeds)' if 0 < n < seeds else ''}"

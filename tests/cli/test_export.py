@@ -55,7 +55,7 @@ def test_a_claim_that_is_missed_is_told(cli, found: Path, monkeypatch: pytest.Mo
     assert "does not score what the front says: accuracy validation, accuracy test." in shown.err
 
 
-def test_json_is_a_plain_map(cli, found: Path) -> None:
+def test_json_is_a_plain_map_and_other_tools_get_their_own(cli, found: Path) -> None:
     assert cli("export", "found", "--pick", "0", "--format", "json", "--to", "out").out == "out/assignment.json\n"
     document = json.loads(Path("out/assignment.json").read_text())
     member = json.loads((found / "front.json").read_text())["members"][0]
@@ -66,9 +66,6 @@ def test_json_is_a_plain_map(cli, found: Path) -> None:
     again = cli("export", "found", "--pick", "0", "--format", "json", "--to", "out")
     assert (again.code, again.err) == (2, "mpsearch: out/assignment.json exists and is kept; name another folder.\n")
 
-
-def test_formats_go_to_other_tools(cli, found: Path) -> None:
-    member = json.loads((found / "front.json").read_text())["members"][0]
     for kind, file in (("torchao", "torchao.json"), ("modelopt", "modelopt.yaml")):
         done = cli("export", "found", "--pick", "0", "--format", kind, "--to", "out")
         assert (done.code, done.out) == (0, f"out/{file}\n"), done.err

@@ -6,20 +6,15 @@ import logging
 from types import SimpleNamespace
 
 import pytest
-import torch
+from small_network import QUIET, Lossless, build_with
 
 from mpsearch.core.errors import BadInput
 from mpsearch.core.format import Format
 from mpsearch.core.goal import Goal
 from mpsearch.drivers.dropbits import DropBits, _epochs
 from mpsearch.engine.run import run
-from mpsearch.problem.build import assemble
-from mpsearch.problem.objective import Objective
 from mpsearch.spec.schema import Spec
-from mpsearch.testing.learners import SPLITS, Largest
 from mpsearch.testing.toy import Toy, toy_spec
-
-QUIET = {"show_progress": False, "bare": True}
 
 
 def spec(**options):
@@ -38,14 +33,9 @@ def spec(**options):
     )
 
 
-def problem_of(objective):
-    data = {str(split): list(objective.batches(split)) for split in SPLITS}
-    return assemble(spec(), objective, objective.model().eval(), data, torch.device("cpu"))
-
-
 @pytest.fixture(scope="module")
 def small():
-    return problem_of(Largest())
+    return build_with()(spec(), None)
 
 
 def learned(found):
@@ -90,10 +80,6 @@ def test_both_ends_and_what_is_left_out_are_told(tmp_path, caplog):
     assert [e.asked_by for e in learned(found)] == [f"dropbits penalty {p}" for p in ("1e-09", "1", "1e+09")]
 
 
-class Lossless(Largest):
-    loss = Objective.loss
-
-
 def test_what_cannot_be_learned_is_refused_before_the_search(tmp_path, small):
     goals = (Goal("log_loss"), Goal("weight_bits"))
     ready = SimpleNamespace(problem=small, space=small.space, goals=goals)
@@ -106,7 +92,7 @@ def test_what_cannot_be_learned_is_refused_before_the_search(tmp_path, small):
         with pytest.raises(BadInput, match=says):
             driver.check(SimpleNamespace(**{**vars(ready), **changed}))
     with pytest.raises(BadInput, match="does not define loss"):
-        run(spec(), tmp_path, build=lambda spec, weights: problem_of(Lossless()), **QUIET)
+        run(spec(), tmp_path, build=build_with(Lossless), **QUIET)
     assert "validation" not in (tmp_path / "ledger.jsonl").read_text(), "nothing was evaluated"
 
 

@@ -24,7 +24,9 @@ class TestGates(LearnerExam):
     beside = ("int2", "int3")
 
 
-@pytest.mark.parametrize(("method", "options"), [("rq", {}), ("srq", {}), ("sq", {})])
+@pytest.mark.parametrize(
+    ("method", "options"), [("rq", {"noise": 0.1, "last_temperature": 0.05}), ("srq", {}), ("sq", {})]
+)
 @pytest.mark.parametrize("formats", [("int1", "int4")])
 class TestRelaxed(LearnerExam):
     pass
