@@ -30,7 +30,6 @@ from mpsearch.learn.binary import prune
 from mpsearch.learn.layer import Layer
 from mpsearch.learn.lsq import Lsq
 from mpsearch.learn.phases import COORDINATE, PRUNE, ROUNDS, schedule
-from mpsearch.quant.bases import BasesGrid
 from mpsearch.quant.grid import Grid
 
 SCHEME = "multibit"
@@ -200,10 +199,6 @@ class Alq(Lsq):
     def grid(self, site: int) -> Grid | None:
         layer = self._layers.get(site)
         return super().grid(site) if layer is None else layer.grid
-
-    def grids(self) -> dict[str, BasesGrid]:
-        """The grid of the finished weights, by name of the site: `nbits` says what they take."""
-        return {self._sites[site].name: layer.grid for site, layer in self._layers.items()}
 
     def extra(self) -> dict[str, Tensor]:
         found = {"alq": torch.tensor(self._in_epoch)}

@@ -8,7 +8,7 @@ biases and values stay float32. What is trained is kept under `--work`: what was
 from __future__ import annotations
 
 import argparse
-import hashlib
+import json
 import os
 import platform
 import time
@@ -87,8 +87,8 @@ def _pruned(bench: Bench, average: float, distill: float, asked: argparse.Namesp
     options = {"average": average}
     recipe = Recipe(epochs=bench.epochs, distill=distill, method="alq", options=options)
     name = f"alq{average:g}" + ("" if distill else "-labels")
-    facts = f"{bench.seed} {recipe.digest} {BATCH} {WORDS} {OFFERED}"
-    subject = hashlib.sha256(facts.encode()).hexdigest()[:16]
+    told = json.dumps(recipe.model_dump(exclude_defaults=True), sort_keys=True)
+    subject = f"{bench.seed} {told} {BATCH} {WORDS} {OFFERED}"
     known = bench.kept(name, subject)
     if known is not None or asked.kept:
         return known
@@ -99,8 +99,9 @@ def _pruned(bench: Bench, average: float, distill: float, asked: argparse.Namesp
     seconds = time.process_time() - began_s
     learner = restored(bench.problem.trainer, trained)
     assert isinstance(learner, Alq)
-    shapes = {site.name: site.shape for site in bench.problem.sites}
-    grids = {name: (grid, shapes[name]) for name, grid in learner.grids().items()}
+    sites = bench.problem.trainer.program.sites
+    of_sites = ((site, learner.grid(i)) for i, site in enumerate(sites))
+    grids = {site.name: (grid, site.shape) for site, grid in of_sites if isinstance(grid, BasesGrid)}
     weights = sum(int(grid.groups.sizes().sum()) for grid, _ in grids.values())
     scores = {split: bench.problem.evaluate_trained(trained, split).measures for split in ("validation", "test")}
     rest = sum(t.numel() for name, t in trained.tensors.items() if "/" not in name and name not in grids)
@@ -165,8 +166,8 @@ def _head(asked: argparse.Namespace) -> list[str]:
         "*Bases per weight* is what the paper calls the average bit width: elements of all bases over weights. Formats "
         "are averages that the space offers, the least that holds what a layer was left. *Stored* is what the trained "
         "weights take packed, numbers of bases, coordinates and float32 biases included; *by the formula* is the sum "
-        "over groups of I (n + 16) + 3, of I bases and n weights (bits of a coordinate 32 and of a count 3 in the "
-        "source's code), and the biases.",
+        "over groups of I (n + 16), of I bases and n weights (32 bits for a coordinate in the source's code), 2 or 3 "
+        "bits per group that say how many bases it has, and the biases.",
     ]
 
 

@@ -17,7 +17,7 @@ from mpsearch.learn.alq import Alq
 from mpsearch.learn.phases import BASIS, COORDINATE, FLOAT, PRUNE, schedule
 from mpsearch.problem.finetune import restored
 from mpsearch.quant.bank import Bank
-from mpsearch.quant.bases import stored_bits
+from mpsearch.quant.bases import BasesGrid, stored_bits
 from mpsearch.spec.schema import Recipe
 from mpsearch.testing.learners import LearnerExam, assigned, problem
 
@@ -89,7 +89,8 @@ def test_finished_weights_are_stored_in_no_more_than_their_format(formats: tuple
     originals = {i: w.clone() for i, w in weights.items()}
     train(learner, weights, 5)
     for i, site in enumerate(SITES):
-        grid, fmt = learner.grids()[site.name], Format.parse(formats[i])
+        grid, fmt = learner.grid(i), Format.parse(formats[i])
+        assert isinstance(grid, BasesGrid)
         assert torch.equal(learner(i, weights[i]), weights[i])
         assert torch.equal(grid.round_trip(weights[i]), weights[i])
         stored = grid.pack(weights[i])
@@ -110,8 +111,11 @@ def test_bases_alone_are_trained_and_not_by_the_optimizer() -> None:
     trained = of.finetune(assignment, Recipe(epochs=3, method="alq", options={"rate": 1e-12}, **hard), 0)
     learner = restored(of.trainer, trained)
     assert isinstance(learner, Alq)
-    for name, grid in learner.grids().items():
-        site = next(site for site in of.sites if site.name == name)
+    for i, site in enumerate(of.trainer.program.sites):
+        if not site.role.is_parameter:
+            continue
+        name, grid = site.name, learner.grid(i)
+        assert isinstance(grid, BasesGrid)
         was = of.trainer.program.tensors[name]
         plain = Bank(lambda _, was=was: was, 0).grid(site, Format.parse("multibit2")).round_trip(was)
         torch.testing.assert_close(trained.tensors[name], plain, rtol=1e-4, atol=1e-5)
@@ -135,7 +139,7 @@ def test_what_has_no_bases_is_left_to_lsq() -> None:
     learner.place(SITES, [Format.parse("int4"), FP32], weights)
     learner.fit(lambda look: None)
     assert len(learner.parameters()) == 1
-    assert not learner.grids()
+    assert learner.grid(1) is None
     assert torch.equal(learner(1, weights[1]), weights[1])
 
 
