@@ -11,7 +11,7 @@ from mpsearch.cli.common import console, find_run, print_json, say, set_aside
 from mpsearch.cli.picking import PICK_HELP, WHERE_HELP, picked
 from mpsearch.core.errors import BadInput, NotReproduced, nearest
 
-FORMATS = ("packed", "json")
+FORMATS = ("packed", "json", "torchao", "modelopt")
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or the start of a name in runs/.")]
 PickOption = Annotated[str, typer.Option(help=PICK_HELP)]
 WhereOption = Annotated[list[str] | None, typer.Option(help=WHERE_HELP)]
@@ -22,11 +22,11 @@ def export(
     run: RunArgument,
     pick: PickOption,
     to: Annotated[Path, typer.Option(metavar="DIR", help="Where to write; made if missing.")],
-    format_: Annotated[str, typer.Option("--format", help=" or ".join(FORMATS) + ".")] = "packed",
+    format_: Annotated[str, typer.Option("--format", help=", ".join(FORMATS) + ".")] = "packed",
     where: WhereOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a member of a front as a file: packed weights with their graph, or its formats as JSON."""
+    """Write a member of a front as a file: packed weights with their graph, or its formats for other tools."""
     if format_ not in FORMATS:
         raise BadInput(f"--format {format_!r} is not known.{nearest(format_, FORMATS)}")
     from mpsearch.deploy import packed_file
@@ -35,8 +35,8 @@ def export(
 
     result = load_result(find_run(run))
     member = picked(result, where or [], pick)
-    if format_ == "json":
-        path = engine.export_json(result, member, to)
+    if format_ != "packed":
+        path = engine.export_text(result, member, to, format_)
         print_json({"path": str(path), "key": member.key}) if as_json else print(path)
         return
     if (to / packed_file.FILE).exists():  # before the model is built

@@ -68,7 +68,7 @@ class Abs(AskTell):
         left = session.budget_left
         self.batch = self._n_meas or (_N_MEAS if left is None else min(_N_MEAS, max(1, left // 4)))
         known = session.evaluations
-        self._baseline = known[0].measures if known else {}
+        self._baseline = session.baseline if known else {}
         self._asked: set[tuple[int, ...]] = set()
         self._codes: list[tuple[int, ...]] = []
         self._losses: list[list[float]] = []

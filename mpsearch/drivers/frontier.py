@@ -90,7 +90,7 @@ class Frontier(AskTell):
         self._space, self._rng = session.space, np.random.default_rng(session.seed)
         self._menu = Menu.of(session.space, session.problem, session.goals)
         self._goals, controls = session.goals, session.evaluations
-        self._baseline: Mapping[str, float] = controls[0].measures
+        self._baseline: Mapping[str, float] = session.baseline
         self._axes = [self._axis(session, goal) for goal in session.goals]
         self._worst = [axis.worst for axis in self._axes]
         self._base: tuple[int, ...] = ()
@@ -142,7 +142,10 @@ class Frontier(AskTell):
         found = [e for e in session.evaluations if e.failure is None and e.assignment in controls]
         worst = max(goal.loss(e.measures) for e in found)
         bound = np.nan if goal.limit is None else goal.limit.bound(self._baseline.get(goal.name, np.nan))
-        return Axis(goal, session.problem.cost(goal.name), Surrogate(session.space, self._menu), worst, bound)
+        cost = session.problem.cost(goal.name)
+        if cost is None and goal.limit is not None and (goal.limit.sense == ">=") == goal.maximise and bound == bound:
+            worst = min(worst, -bound if goal.maximise else bound)  # beyond its limit nothing counts
+        return Axis(goal, cost, Surrogate(session.space, self._menu), worst, bound)
 
     def _note(self, evaluations: Sequence[Evaluation]) -> None:
         for done in evaluations:

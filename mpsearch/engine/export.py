@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mpsearch.core.errors import BadInput, ObjectiveFailed, OutOfResources
 from mpsearch.core.evaluation import Evaluation
+from mpsearch.core.site import Role
 from mpsearch.deploy.packed import load_packed, write_packed
 from mpsearch.deploy.packed_file import Sizes
 from mpsearch.deploy.packed_module import PackedModule
+from mpsearch.deploy.tool_configs import Told, modelopt, torchao
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.load import refuse_other_weights
 from mpsearch.engine.result import RunResult
 from mpsearch.engine.variants import build_variants, fingerprint
-from mpsearch.engine.views import Sites
 from mpsearch.problem.build import batches_of, build_problem, make_objective, prepare_machine
 from mpsearch.problem.finetune import means
 from mpsearch.problem.frozen import FrozenModel, frozen, frozen_trained
@@ -32,7 +34,8 @@ from mpsearch.problem.objective import Objective, Split
 from mpsearch.problem.trained import Trained
 
 JSON_SCHEMA = "mpsearch.assignment/1"
-JSON_FILE = "assignment.json"
+TEXTS = {"json": "assignment.json", "torchao": "torchao.json", "modelopt": "modelopt.yaml"}
+"""Formats that are texts, by the file that they are written to."""
 _MEMORY = "memory_bytes"
 
 
@@ -74,33 +77,54 @@ def export_packed(
     return write_packed(folder, model, facts(result, member))
 
 
-def export_json(result: RunResult, member: Evaluation, folder: Path) -> Path:
-    """Write the formats of `member` as a plain map, with role, shape and bits of each site and what was measured.
+def export_text(result: RunResult, member: Evaluation, folder: Path, kind: str) -> Path:
+    """Write the formats of `member`: as a plain map (`json`), or as the configuration of a tool (`tool_configs`).
 
-    Raises `BadInput` where the file is there already, `OutOfResources` where it cannot be written.
+    Raises `BadInput` where the file is there already or the tool cannot express a site, `OutOfResources` where it
+    cannot be written.
     """
-    path = folder / JSON_FILE
+    path = folder / TEXTS[kind]
     if path.exists():
         raise BadInput(f"{path} exists and is kept; name another folder.")
-    entries = {}
-    if (result.folder / "sites.json").is_file():
-        entries = {e["name"]: e for e in json.loads((result.folder / "sites.json").read_text(encoding="utf-8"))}
-    sites = {
-        fact.name: {
-            "format": str(fmt := member.assignment.at(fact.name)),
-            "bits": fmt.bits,
-            "role": str(fact.role),
-            "shape": entries.get(fact.name, {}).get("shape"),
+    if kind == "json":
+        text = json.dumps(_map(result, member), indent=1, allow_nan=False) + "\n"
+    else:
+        entries = {e["name"]: e for e in _entries(result, member)}
+        told = {
+            name: Told(fmt, Role(entries[name]["role"]), tuple(entries[name]["shape"]))
+            for name, fmt in member.assignment.items()
         }
-        for fact in Sites.of(result).facts
-    }
-    document = {"schema": JSON_SCHEMA, **facts(result, member), "sites": sites}
+        text = json.dumps(torchao(told), indent=1) + "\n" if kind == "torchao" else yaml.safe_dump(modelopt(told))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise OutOfResources(f"{path}: cannot be written ({error.strerror}); name another folder.") from error
     return path
+
+
+def _map(result: RunResult, member: Evaluation) -> dict[str, Any]:
+    """Format, bits, role and shape of every site that has a choice, and what was measured."""
+    sites = {
+        entry["name"]: {
+            "format": str(fmt := member.assignment.at(entry["name"])),
+            "bits": fmt.bits,
+            "role": entry["role"],
+            "shape": entry["shape"],
+        }
+        for entry in _entries(result, member)
+        if entry["choice"] is not None
+    }
+    return {"schema": JSON_SCHEMA, **facts(result, member), "sites": sites}
+
+
+def _entries(result: RunResult, member: Evaluation) -> list[dict[str, Any]]:
+    """The sites of the member's model, as the run folder tells of them."""
+    path = Folder(result.folder).of(member.variant).sites
+    try:
+        return list(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path}: cannot be read ({error}); resume the run to make it again.") from error
 
 
 def problems_of(result: RunResult) -> dict[str, ModelProblem]:

@@ -165,8 +165,8 @@ def _head(asked: argparse.Namespace) -> list[str]:
         "*Bases per weight* is what the paper calls the average bit width: elements of all bases over weights. Formats "
         "are averages that the space offers, the least that holds what a layer was left. *Stored* is what the trained "
         "weights take packed, numbers of bases, coordinates and float32 biases included; *by the formula* is the sum "
-        "over groups of I (n + 16) + 3, of I bases and n weights (bits of a coordinate 32 and of a count 3 in the "
-        "source's code), and the biases.",
+        "over groups of I (n + 16), of I bases and n weights (32 bits for a coordinate in the source's code), 2 or 3 "
+        "bits per group that say how many bases it has, and the biases.",
     ]
 
 

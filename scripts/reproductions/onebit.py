@@ -1,8 +1,8 @@
 """Node features of one bit on Cora: what they lose, and what finetuning gives back.
 
 Inputs are `rowscale1`, hidden features one bit each; all else, attention too, is float32. Nothing but the outputs of
-the float network on all nodes is trained on. Formats and recipes were chosen by accuracy on validation nodes of the
-trainings 0 to 4; test accuracies are those of other trainings, looked at once.
+the float network on all nodes is trained on. Formats and recipes were chosen on validation nodes of trainings 0 to 4;
+test accuracies are those of other trainings, looked at once.
 """
 
 from __future__ import annotations
@@ -122,12 +122,13 @@ def _drop(every: Sequence[Mapping[str, Point]], way: str, split: str = "test") -
 
 def _page(asked: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, Point]]]) -> list[str]:
     versions = ", ".join(f"{name} {version(name)}" for name in ("mpsearch", "torch", "torch-geometric"))
+    only = "" if len(found) == len(HIDDEN) else f" --models {' '.join(found)}"
     columns = "network", "hidden features", "float", "fitted", "finetuned", "lost, finetuned", "on validation"
     lines = [
         "# One bit for every node feature",
         "",
-        f"Made by `scripts/reproduce onebit --seeds {asked.seeds} --first {asked.first} --write-docs`: {versions}, "
-        f"Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, one used.",
+        f"Made by `scripts/reproduce onebit --seeds {asked.seeds} --first {asked.first}{only} --write-docs`: "
+        f"{versions}, Python {platform.python_version()}, {platform.machine()}, {os.cpu_count()} cores, one used.",
         "",
         f"{asked.dataset.capitalize()}, {asked.seeds} trainings of each network, seeds from {asked.first}: test "
         "accuracy in percent and what is lost of it in points, means and standard deviations. Inputs are "
@@ -136,8 +137,9 @@ def _page(asked: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, P
         "float32.",
         "",
         "Finetuning teaches every node what the float network says of it; no label is used. The epoch is chosen by how "
-        "many nodes outside the test set keep their class. Formats and recipes were chosen by validation accuracy on "
-        "trainings 0 to 4. That of the float networks flatters them: their own epochs were chosen by it.",
+        "many nodes outside the test set keep their class. Formats were chosen on validation nodes of trainings "
+        "0 to 4, recipes on those of 0 and 1, test nodes of the trainings shown looked at once. Validation accuracy of "
+        "the float networks flatters them: their own epochs were chosen by it.",
         "",
         f"| {' | '.join(columns)} | times less memory |",
         f"|{' --- |' * (len(columns) + 1)}",

@@ -13,6 +13,7 @@ import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
@@ -31,13 +32,13 @@ from mpsearch.problem.model import ModelProblem
 from mpsearch.problem.trained import Trained
 from mpsearch.quant.pattern import Pattern, joint_shares
 from mpsearch.spec.load import load_spec
-from mpsearch.spec.schema import Recipe
+from mpsearch.spec.schema import Recipe, Spec
 from mpsearch.spec.source import dump
 from mpsearch.zoo.cache import folder as cache_folder
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/results/zeros_and_codebooks.md"
-BITS, SHARES, MOST_ZEROS = 3, (0.8, 0.9), 0.99
-"""Bits of pruned weights, share of zeros of all of them, and the most that one layer may have."""
+CASES, MOST_ZEROS = ((3, 0.8), (3, 0.9)), 0.99
+"""Bits of pruned weights and share of zeros of all of them; the most that one layer may have."""
 ZEROS = Recipe(epochs=12, learning_rate=2e-3, method="prune", distill=0.5)
 CODEBOOKS = ("pq0.5:d8", "pq0.75:d8", "pq1:d4", "pq1:d8", "pq1.5", "pq2")
 TAUGHT = Recipe(epochs=10, learning_rate=2e-3, method="pq", distill=1.0)
@@ -69,16 +70,16 @@ class Kept:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._known: dict[str, Measures] = json.loads(path.read_text()) if path.is_file() else {}
+        self._known: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
 
-    def get(self, name: str, made: Callable[[], Measures]) -> Measures:
+    def get(self, name: str, made: Callable[[], Any]) -> Any:
         if name not in self._known:
             self._known[name] = made()
             self._path.write_text(json.dumps(self._known, indent=1))
         return self._known[name]
 
 
-def _problem(model: str, weights: Sequence[str], goals: Sequence[str]) -> Any:
+def _problem(model: str, weights: Sequence[str], goals: Sequence[str]) -> tuple[Spec, ModelProblem]:
     """The network, with values in 8 bits, and its spec."""
     space = {
         "schema": "mpsearch.space/1",
@@ -117,11 +118,10 @@ def _finetuned(problem: ModelProblem, assignment: Assignment, recipe: Recipe, se
 
 
 def _zeros(kept: Kept, seeds: Sequence[int]) -> dict[str, list[Measures]]:
-    _, problem = _problem("cnn", [f"int{BITS}", f"pruned{BITS}"], ["log_loss", "bops"])
+    _, problem = _problem("cnn", ["int3", "pruned3"], ["log_loss", "bops"])
     trainer = problem.trainer
     names = [site.name for site in problem.sites if site.role.is_parameter and site.name in problem.space.choice_of]
     tensors = {name: trainer.program.tensors[name] for name in names}
-    dense = _with(problem, dict.fromkeys(names, f"int{BITS}"))
     learned = ZEROS.model_copy(update={"method": "lsq"})
 
     def trained(assignment: Assignment, recipe: Recipe, seed: int, then: Assignment | None = None) -> Measures:
@@ -133,21 +133,21 @@ def _zeros(kept: Kept, seeds: Sequence[int]) -> dict[str, list[Measures]]:
         return _measures(next(problem.evaluate([assignment], "test")))
 
     found = {"float": [kept.get("float", lambda: tested(Assignment({})))]}
-    what = f"{BITS} bits, no zeros, trained"
-    found[what] = [kept.get(f"{what} {seed}", lambda s=seed: trained(dense, learned, s)) for seed in seeds]
-    for share in SHARES:
+    for bits, share in CASES:
+        dense, what = _with(problem, dict.fromkeys(names, f"int{bits}")), f"{bits} bits, no zeros, trained"
+        found[what] = [kept.get(f"{what} {s}", lambda a=dense, s=s: trained(a, learned, s)) for s in seeds]
         shares = {name: min(part, MOST_ZEROS) for name, part in joint_shares(tensors, share).items()}
 
         def pruned(bits: int, shares: Mapping[str, float] = shares) -> Assignment:
             words = {name: f":{Pattern(part).word}" for name, part in shares.items() if part}
             return _with(problem, {n: f"pruned{bits}{words[n]}" if n in words else f"int{bits}" for n in names})
 
-        few, many = pruned(BITS), pruned(8)
-        title = f"{share:.0%} zeros, {BITS} bits"
+        few, many = pruned(bits), pruned(8)
+        title = f"{share:.0%} zeros, {bits} bits"
         found[f"{title}, not trained"] = [kept.get(title, lambda a=few: tested(a))]
         ways = {
             "pruned while trained at 8 bits, then quantized": (many, few),
-            f"pruned while trained at {BITS} bits": (few, None),
+            f"pruned while trained at {bits} bits": (few, None),
         }
         for way, (first, then) in ways.items():
             name = f"{title}, {way}"
@@ -158,25 +158,38 @@ def _zeros(kept: Kept, seeds: Sequence[int]) -> dict[str, list[Measures]]:
 
 
 def _codebooks(kept: Kept, seeds: Sequence[int]) -> dict[str, list[Measures]]:
-    spec, problem = _problem("digits_resnet10", CODEBOOKS, ["log_loss", "memory_bytes"])
+    front = kept.get("front", _front)
+    found: dict[str, list[Measures]] = {"float, codebooks": [front["float"]["test"]]}
+    for title in list(front)[1:]:
+        member = Assignment.parse(front[title]["formats"])
+
+        def trained(seed: int, member: Assignment = member) -> Measures:
+            problem = _of_codebooks()[1]
+            return _measures(problem.evaluate_trained(_finetuned(problem, member, TAUGHT, seed), "test"))
+
+        found[f"{title}, fitted"] = [front[title]["test"]]
+        name = f"{title}, trained"
+        found[name] = [kept.get(f"{name} {seed}", lambda s=seed, t=trained: t(s)) for seed in seeds]
+    return found
+
+
+@cache
+def _of_codebooks() -> tuple[Spec, ModelProblem]:
+    return _problem("digits_resnet10", CODEBOOKS, ["log_loss", "memory_bytes"])
+
+
+def _front() -> dict[str, Any]:
+    """Float, the member of least memory, and the one a third of the way along the front."""
+    spec, problem = _of_codebooks()
     with TemporaryDirectory() as folder:
         result = run(spec, Path(folder, "run"), build=lambda *_: problem, show_progress=False, bare=True)
-        members = sorted(result.front.members, key=lambda e: e.measures["memory_bytes"])
-        float_test = _measures(result.test[result.baseline.key])
-        members = [e for e in members if e.key != result.baseline.key]
-        chosen = {name: members[round(part * (len(members) - 1))] for name, part in (("least", 0), ("second", 0.34))}
-        found = {"float, codebooks": [float_test]}
-        for which, member in chosen.items():
-            title = f"front member of {'the least' if which == 'least' else 'more'} memory"
-            found[f"{title}, fitted"] = [_measures(result.test[member.key])]
-
-            def trained(seed: int, member: Evaluation = member) -> Measures:
-                done = _finetuned(problem, member.assignment, TAUGHT, seed)
-                return _measures(problem.evaluate_trained(done, "test"))
-
-            name = f"{title}, trained"
-            found[name] = [kept.get(f"{name} {member.key} {seed}", lambda s=seed: trained(s)) for seed in seeds]
-    return found
+    members = sorted(result.front.members, key=lambda e: e.measures["memory_bytes"])
+    members = [member for member in members if member.key != result.baseline.key]
+    chosen = {"float": result.baseline, "front member of the least memory": members[0]}
+    chosen["front member of more memory"] = members[round(0.34 * (len(members) - 1))]
+    return {
+        name: {"formats": e.assignment.texts(), "test": _measures(result.test[e.key])} for name, e in chosen.items()
+    }
 
 
 def _page(seeds: int, zeros: Found, codebooks: Found) -> list[str]:

@@ -67,6 +67,16 @@ def test_json_is_a_plain_map(cli, found: Path) -> None:
     assert (again.code, again.err) == (2, "mpsearch: out/assignment.json exists and is kept; name another folder.\n")
 
 
+def test_formats_go_to_other_tools(cli, found: Path) -> None:
+    member = json.loads((found / "front.json").read_text())["members"][0]
+    for kind, file in (("torchao", "torchao.json"), ("modelopt", "modelopt.yaml")):
+        done = cli("export", "found", "--pick", "0", "--format", kind, "--to", "out")
+        assert (done.code, done.out) == (0, f"out/{file}\n"), done.err
+    layers = json.loads(Path("out/torchao.json").read_text())["_data"]["fqn_to_config"]
+    assert {f"{name}.weight": c["_data"]["weight_dtype"]["_data"] for name, c in layers.items()} == member["assignment"]
+    assert "0.weight_quantizer" in Path("out/modelopt.yaml").read_text()
+
+
 def test_what_cannot_be_exported_is_refused(cli, found: Path) -> None:
     def refused(*arguments: str) -> str:
         done = cli(*arguments)
@@ -74,7 +84,9 @@ def test_what_cannot_be_exported_is_refused(cli, found: Path) -> None:
         assert done.out == ""
         return done.err
 
-    assert "Allowed: json, packed" in refused("export", "found", "--pick", "0", "--to", "x", "--format", "tflite")
+    assert "Allowed: json, modelopt, packed, torchao" in refused(
+        "export", "found", "--pick", "0", "--to", "x", "--format", "tflite"
+    )
     assert "matches 0 of" in refused("export", "found", "--pick", "key:nothing", "--to", "x")
     assert cli("export", "found", "--pick", "0", "--to", "x", "--where", "memory_bytes<=1").code == 4
     assert "there is no packed file" in refused("verify", "found", "--pick", "0", "--packed", "x")

@@ -23,9 +23,10 @@ from mpsearch.engine.costs import Costs
 from mpsearch.engine.folder import Folder
 from mpsearch.engine.load import load_result
 from mpsearch.engine.run import resume, run
+from mpsearch.engine.session import LedgerSession
 from mpsearch.engine.tracking_content import evaluation_runs
 from mpsearch.engine.views import View
-from mpsearch.ledger.ledger import equal, read
+from mpsearch.ledger.ledger import Ledger, equal, read
 from mpsearch.spec.load import load_spec
 from mpsearch.testing.toy import GOALS, Toy, toy_spec
 
@@ -192,6 +193,19 @@ def test_limits_refer_to_the_base(tmp_path):
     with pytest.raises(NothingFeasible, match="cannot be met: 296 is the least"):
         run(limited("<= 200"), tmp_path / "none", build=build, **QUIET)
     assert not Folder(tmp_path / "none").has_run
+
+
+def test_what_drivers_see_of_limits_is_of_the_base(tmp_path):
+    goals = [goal.goal() for goal in limited("<= baseline * 0.1").goals]
+    with Ledger(tmp_path / "ledger.jsonl", "", {}) as ledger:
+        base = LedgerSession(Wide(1), ledger, goals, 0)
+        wide = LedgerSession(Wide(2), ledger, goals, 0, variant=WIDE, base=base)
+        for session in (base, wide):
+            session.evaluate_controls()
+        assert wide.baseline == base.baseline == base.evaluations[0].measures
+        narrow = wide.space.decode([0] * 4)
+        assert (base.forbids(narrow), wide.forbids(narrow)) == (False, True)
+        assert wide.evaluations[0].asked_by == "float"
 
 
 def test_each_variant_races_with_itself(tmp_path):

@@ -20,7 +20,10 @@ def placed(text: str, weight: Tensor, **options: float) -> Prune:
     return learner
 
 
-@pytest.mark.parametrize(("text", "zeros"), [("pruned4:s80", [40, 80, 80, 80]), ("pruned4:1of4", [50, 75, 75, 75])])
+@pytest.mark.parametrize(
+    ("text", "zeros"),
+    [("pruned4:s80", [40, 80, 80, 80]), ("pruned1:s60", [30, 60, 60, 60]), ("pruned4:1of4", [50, 75, 75, 75])],
+)
 def test_zeros_rise_stay_and_are_not_revived_by_momentum(text: str, zeros: list[int]) -> None:
     torch.manual_seed(0)
     weight = nn.Parameter(torch.randn(10, 10))

@@ -31,7 +31,7 @@ class Case:
         title: of the page.
         data: the network and its splits, in sentences.
         loss: the measure that is searched.
-        limit: on it, for the searches and the front.
+        limit: on it, for the front.
         shown: the measure that people quote of the network.
         bits: of weights and of values, on average, at most: each is a search.
         budget: evaluations of one search, controls included.

@@ -60,11 +60,11 @@ class Page:
         yield f"`scripts/reproduce fronts {self.name}` makes this page. {case.data} {case.note}\n"
         limits = ", ".join(f"{bits:g}" for bits in case.bits)
         yield (
-            f"Searched: `{case.loss}` (limit: {case.limit}) against `weight_bits` and `activation_bits`, each with a "
-            f"limit; a search for each limit of {limits} bits. Weights: {case.weights}; values: {case.values}. Each "
-            f"search has {case.budget} evaluations, float and the controls of the first table among them, seed "
-            f"{', '.join(map(str, case.seeds))}; random search has the same. No training: ranges by the defaults of "
-            f"the formats; bias correction: {searched.spec.quantization.bias_correction}.\n"
+            f"Searched: `{case.loss}` (limit: that of the same bits everywhere) against `weight_bits` and "
+            f"`activation_bits`, each with a limit; a search for each limit of {limits} bits. Weights: {case.weights}; "
+            f"values: {case.values}. Each search has {case.budget} evaluations, float and the controls of the first "
+            f"table among them, seed {', '.join(map(str, case.seeds))}; random search has the same. No training: "
+            f"ranges by the defaults of the formats; bias correction: {searched.spec.quantization.bias_correction}.\n"
         )
         yield (
             "Bits are averages per element: of the weights of convolutions, linear layers and recurrences, and of the "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from itertools import product
@@ -25,7 +27,6 @@ from mpsearch.problem.rules import canonical
 from mpsearch.spec import registry
 
 DRIVERS = ("frontier", "random")
-_CONTROLS = ("baseline", "uniform")
 
 
 class Searched:
@@ -42,44 +43,49 @@ class Searched:
         self.spec = case.spec(case.weights, case.values)
         self.problem = build_problem(self.spec)
         self.loss, self.bops = (goal.goal() for goal in self.spec.goals)
+        self.controls = self._evaluated("controls", (self.loss, self.bops), 0, None)
         self.runs: dict[tuple[str, float, int], tuple[Evaluation, ...]] = {}
         for bits, driver, seed in product(case.bits, DRIVERS, case.seeds):
             self.runs[driver, bits, seed] = self._search(driver, bits, seed)
 
     def goals(self, bits: float) -> tuple[Goal, ...]:
-        """Of a search: the loss, and average bits with a limit on each."""
+        """Of a search: the loss, limited by that of the same bits everywhere, and average bits with a limit on each."""
         limit = Limit.parse(f"<= {bits}")
-        return self.loss, Goal("weight_bits", limit=limit), Goal("activation_bits", limit=limit)
+        uniform = self.uniform[f"uniform {bits:g}"].measures[self.loss.name]
+        better = Limit.parse(f"{'>=' if self.loss.maximise else '<='} {uniform!r}")
+        return replace(self.loss, limit=better), Goal("weight_bits", limit=limit), Goal("activation_bits", limit=limit)
 
     def _search(self, driver: str, bits: float, seed: int) -> tuple[Evaluation, ...]:
         made = registry.load("drivers", driver)()
         assert isinstance(made, Driver)
-        with self._ledger(f"{driver}-{bits:g}-{seed}") as ledger:
-            for shared in next(iter(self.runs.values()), ()) if not len(ledger) else ():
-                if shared.asked_by.startswith(_CONTROLS):  # the same in every search
-                    ledger.append(shared)
-            session = LedgerSession(self.problem, ledger, self.goals(bits), seed, budget=self.case.budget)
-            try:
+        found = self._evaluated(f"{driver}-{bits:g}-{seed}", self.goals(bits), seed, made)
+        print(f"{driver}, {bits:g} bits, seed {seed}: {len(found)} in {seconds(found):.0f} s", flush=True)
+        return found
+
+    def _evaluated(self, name: str, goals: Sequence[Goal], seed: int, driver: Driver | None) -> tuple[Evaluation, ...]:
+        """What a search evaluated, float and the uniform controls first; these alone without a driver."""
+        with self._ledger(name) as ledger:
+            for shared in self.controls if driver is not None and not len(ledger) else ():
+                ledger.append(shared)
+            session = LedgerSession(self.problem, ledger, goals, seed, budget=self.case.budget)
+            with suppress(SearchOver):
                 session.evaluate_controls()
-                session.search_as(driver)
-                made.search(session)
-            except SearchOver:
-                pass
-            found = tuple(session.evaluations)
-            print(f"{driver}, {bits:g} bits, seed {seed}: {len(found)} in {seconds(found):.0f} s", flush=True)
-            return found
+                if driver is not None:
+                    session.search_as(name.partition("-")[0])
+                    driver.search(session)
+            return tuple(session.evaluations)
 
     def _ledger(self, name: str) -> Ledger:
         return Ledger(self.out / f"{self.case.space}-{name}.jsonl", self.spec.sha256, versions())
 
     @property
     def baseline(self) -> Evaluation:
-        return next(e for run in self.runs.values() for e in run if e.assignment == FLOAT)
+        return next(e for e in self.controls if e.assignment == FLOAT)
 
     @cached_property
     def uniform(self) -> dict[str, Evaluation]:
         """What is as wide everywhere, by name, the widest first."""
-        found = {e.asked_by: e for e in next(iter(self.runs.values())) if e.asked_by.startswith("uniform")}
+        found = {e.asked_by: e for e in self.controls if e.asked_by.startswith("uniform")}
         return dict(reversed(found.items()))
 
     def found(self, driver: str) -> list[Evaluation]:
