@@ -23,6 +23,8 @@ _NAMES = {"amazon-photo": "photo", "amazon-computers": "computers"}
 def purchases(name: str) -> NodeData:
     """`amazon-photo` or `amazon-computers`: words of reviews (0 or 1), goods bought together joined both ways.
 
+    Rows of words are scaled to length 1: with some 250 ones in a row a network of 16 hidden features learns little.
+
     Photo has 7,650 nodes, 745 words, 238,162 directed edges and 8 classes. Raises `BadInput` without the file.
     """
     graph = _NAMES[name]
@@ -45,7 +47,8 @@ def purchases(name: str) -> NodeData:
         part.sort().values for part in order.tensor_split([len(order) * 6 // 10, len(order) * 8 // 10])
     )
     rows = {"train": train, "calibration": train, "validation": validation, "test": test}
-    return NodeData(torch.from_numpy(x.toarray()).float(), edge_index, labels, rows)
+    words = torch.nn.functional.normalize(torch.from_numpy(x.toarray()).float())
+    return NodeData(words, edge_index, labels, rows)
 
 
 def _matrix(stored: np.lib.npyio.NpzFile, name: str) -> scipy.sparse.csr_matrix:

@@ -60,7 +60,7 @@ def test_papers_stand_where_their_numbers_say(papers):
 def goods(folder, **changes):
     joined = scipy.sparse.csr_matrix(np.array([[1, 1, 0], [0, 0, 0], [1, 1, 0]], np.float32))
     joined.resize(10, 10)
-    words = scipy.sparse.csr_matrix(np.eye(10, 5, dtype=np.float32))
+    words = scipy.sparse.csr_matrix(np.eye(10, 5, dtype=np.float32) + np.eye(10, 5, 1, dtype=np.float32))
     stored = {
         f"{name}_{part}": getattr(matrix, part)
         for name, matrix in (("adj", joined), ("attr", words))
@@ -77,7 +77,8 @@ def test_purchases_are_joined_both_ways_without_loops_and_split_into_all_nodes(d
     graph = amazon.purchases("amazon-photo")
     amazon.purchases.cache_clear()
     assert graph.edge_index.tolist() == [[1, 2, 0, 2, 0, 1], [0, 0, 1, 1, 2, 2]]
-    assert torch.equal(graph.x, torch.eye(10, 5))
+    assert torch.allclose(graph.x[0], torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0]).sqrt()), "rows have length 1"
+    assert torch.equal(graph.x[5:], torch.zeros(5, 5))
     parts = [graph.rows[split] for split in ("train", "validation", "test")]
     assert [len(part) for part in parts] == [6, 2, 2]
     assert torch.cat(parts).sort().values.tolist() == list(range(10))
