@@ -68,8 +68,8 @@ def table(found: Found, epochs: int) -> list[str]:
         f"fixed, trained by `lsq` from the same weights for as long: {epochs} epochs from the float model, {scratch} "
         "from scratch. `Uniform` is what one width for all, trained by `lsq` from the float model, has at this size, "
         "by lines between 2, 3 and 4 bits. Differences are of the same seed. Penalties were settled by bits and "
-        "validation accuracy; test accuracies of seed 0 with earlier gates had been seen by then. Learned counts epochs "
-        "after its bits are settled, fixed counts all.",
+        "validation accuracy; test accuracies of seed 0 with earlier gates had been seen by then. Learned counts "
+        "epochs after its bits are settled, fixed counts all.",
         "",
         "| starts from | penalty | bits | learned | the same, fixed | learned - fixed | learned - uniform |",
         f"|{' --- |' * 7}",
