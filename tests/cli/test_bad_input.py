@@ -224,9 +224,9 @@ def test_signals_end_cleanly_with_their_code(cli, space: Path, monkeypatch: pyte
     real = engine._search
     for signum, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
 
-        def stopped(session, spec, problem_space, signum=signum) -> None:
+        def stopped(*given, signum=signum) -> None:
             os.kill(os.getpid(), signum)
-            real(session, spec, problem_space)
+            real(*given)
 
         monkeypatch.setattr(engine, "_search", stopped)
         done = cli("run", "--space", space, "--out", f"found{code}")
