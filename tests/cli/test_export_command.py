@@ -51,7 +51,7 @@ def test_a_claim_that_is_missed_is_told(cli, found: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(engine, "score", lambda *given: {name: s - 0.5 for name, s in score(*given).items()})
     shown = cli("verify", "found", "--pick", "0")
     assert shown.code == 6
-    assert "differs by -0.5" in shown.out
+    assert "differs by 0.5" in shown.out
     assert "does not score what the front says: accuracy validation, accuracy test." in shown.err
 
 
