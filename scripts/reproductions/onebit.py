@@ -139,8 +139,8 @@ def _page(asked: argparse.Namespace, found: Mapping[str, Sequence[Mapping[str, P
         "Finetuning teaches every node what the float network says of it; no label is used. The epoch is chosen by how "
         "many nodes outside the test set keep their class. Formats were chosen on validation nodes of trainings "
         "0 to 4, recipes on those of 0 and 1 (that AGNN gets 150 epochs was not tried there, 60 were still rising). Of "
-        "GAT and AGNN some test figures were seen while their trainings were still made; nothing was changed after that. "
-        "Validation accuracy of the float networks flatters them: their own epochs were chosen by it.",
+        "GAT and AGNN some test figures were seen while their trainings were still made; nothing was changed after "
+        "that. Validation accuracy of the float networks flatters them: their own epochs were chosen by it.",
         "",
         f"| {' | '.join(columns)} | times less memory |",
         f"|{' --- |' * (len(columns) + 1)}",
