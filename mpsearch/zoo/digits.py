@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 TRAIN, HELD_OUT = 897, 450
@@ -67,7 +68,8 @@ def knn_graph(neighbours: int = 8, labelled: int = 20) -> NodeData:
     data = images()
     x = (data.inputs.flatten(1) + 1) / 2
     tree = NearestNeighbors(n_neighbors=neighbours + 1).fit(x.numpy())
-    adjacency = tree.kneighbors_graph(mode="connectivity")
+    with threadpool_limits(1):  # which of equally near images is taken depends on the number of threads
+        adjacency = tree.kneighbors_graph(mode="connectivity")
     adjacency.setdiag(0)
     adjacency = adjacency.maximum(adjacency.T).tocoo()
     adjacency.eliminate_zeros()

@@ -99,6 +99,16 @@ def test_digit_splits_are_parts_of_the_whole():
     assert torch.isin(rows["calibration"], rows["train"]).all()
 
 
+def test_the_graph_of_digits_is_the_same_whatever_the_threads() -> None:
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found.append(digits.knn_graph.__wrapped__().edge_index)
+    torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
 def test_neighbour_graph_is_symmetric_without_loops_and_joins_the_nearest():
     data = digits.knn_graph()
     source, target = data.edge_index
